@@ -1,0 +1,113 @@
+"""Anchors: pairs of cells of the same kind in different batches, found as mutual nearest neighbours on a sketch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+__all__ = ["Anchors", "cosine", "find_anchors", "sketch", "within_batch_distance"]
+
+IntArray = NDArray[np.int64]
+# No more than one cell in ten of the smaller batch counts as near, however many neighbours are asked for.
+LARGEST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Pairs of cells that are mutual nearest neighbours across batches.
+
+    Attributes
+    ----------
+    left, right
+        Indices of the two cells of each pair, shape (n_pairs,); the batch of `left` comes before that of `right`.
+    """
+
+    left: IntArray
+    right: IntArray
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def matched(self, n_cells: int) -> NDArray[np.bool_]:
+        """Which of n_cells cells have a partner, shape (n_cells,)."""
+        has = np.zeros(n_cells, bool)
+        has[self.left] = has[self.right] = True
+        return has
+
+
+def sketch(batch: IntArray, size: int, rng: np.random.Generator) -> IntArray:
+    """Choose at most `size` cells of every batch, uniformly and without replacement; sorted indices."""
+    chosen = []
+    for b in np.unique(batch):
+        cells = np.flatnonzero(batch == b)
+        chosen.append(cells if len(cells) <= size else rng.choice(cells, size, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+def cosine(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length, so that Euclidean neighbours are neighbours by angle; a row of zeros stays."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(length > 0, length, 1), np.float32)
+
+
+def find_anchors(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> Anchors:
+    """Mutual nearest neighbours between all batches, by exact Euclidean search.
+
+    Haghverdi et al. 2018: a pair of cells of two batches is kept if each is among the k nearest cells of the other's
+    batch; k is `n_neighbors`, or a tenth of the smaller batch where that is less (at least 1).
+
+    Parameters
+    ----------
+    x
+        Coordinates, shape (n_cells, n_dims).
+    batch
+        Batch of each cell, shape (n_cells,).
+    n_neighbors
+        Neighbours looked at in each direction.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellnorm.anchors import find_anchors
+    >>> x = np.array([[0.0], [5.0], [0.1], [5.1]], dtype="float32")
+    >>> pairs = find_anchors(x, np.array([0, 0, 1, 1]), n_neighbors=1)
+    >>> list(zip(pairs.left.tolist(), pairs.right.tolist()))
+    [(0, 2), (1, 3)]
+    """
+    cells = [np.flatnonzero(batch == b) for b in np.unique(batch)]
+    index = [NearestNeighbors(algorithm="brute", n_jobs=1).fit(x[c]) for c in cells]
+    left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for a, b in combinations(range(len(cells)), 2):
+        k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(len(cells[a]), len(cells[b]))))))
+        to_b = _graph(index[b].kneighbors(x[cells[a]], k, return_distance=False), len(cells[b]))
+        to_a = _graph(index[a].kneighbors(x[cells[b]], k, return_distance=False), len(cells[a]))
+        mutual = to_b.multiply(to_a.T).tocoo()
+        left.append(cells[a][mutual.row])
+        right.append(cells[b][mutual.col])
+    return Anchors(np.concatenate(left), np.concatenate(right))
+
+
+def _graph(neighbors: IntArray, n_columns: int) -> sp.csr_matrix:
+    n, k = neighbors.shape
+    return sp.csr_matrix((np.ones(n * k, bool), neighbors.ravel(), np.arange(0, n * k + 1, k)), shape=(n, n_columns))
+
+
+def within_batch_distance(x: NDArray[np.float32], batch: IntArray, n_neighbors: int = 10) -> float:
+    """Median over cells of the mean squared distance to the nearest cells of their batch: the unit of squared length.
+
+    Batches of a single cell do not count; 1 if no batch has two different cells.
+    """
+    found = []
+    for b in np.unique(batch):
+        own = x[batch == b]
+        k = min(n_neighbors, len(own) - 1)
+        if k > 0:
+            distance, _ = NearestNeighbors(n_neighbors=k, algorithm="brute", n_jobs=1).fit(own).kneighbors()
+            found.append(np.square(distance).mean(axis=1))
+    typical = float(np.median(np.concatenate(found))) if found else 0.0
+    return typical if typical > 0 else 1.0

@@ -1,0 +1,276 @@
+"""CellNorm: the method behind scikit-learn's manners, arrays in and arrays out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from cellnorm.anchors import cosine, find_anchors, sketch, within_batch_distance
+from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.errors import DataError
+from cellnorm.front import LinearFront
+from cellnorm.training import Progress, TrainingConfig, decode, encode, train
+from cellnorm.validation import check_matrix, choose_device, encode_labels
+
+__all__ = ["CellNorm"]
+
+# Anchors are found on at most this many cells of a batch, and of all batches together.
+SKETCH_BATCH, SKETCH_ALL, SKETCH_LEAST = 3000, 15_000, 100
+
+
+class CellNorm(BaseEstimator):
+    """Embed cells of several batches in one frame.
+
+    Principal components, mutual nearest neighbours between batches, and a residual autoencoder with matched batch
+    normalisation trained on minibatches of matched cells.
+
+    Parameters
+    ----------
+    n_latent
+        Dimensions of the embedding.
+    n_comps
+        Principal components that the network sees; None: X is a low-dimensional representation already.
+    n_neighbors
+        Cells of another batch that count as near when anchors are looked for.
+    n_steps
+        Optimisation steps; their number need not grow with the number of cells.
+    n_pairs
+        Pairs of matched cells in a minibatch, and a quarter as many other cells beside them.
+    n_hidden
+        Width of the hidden layers.
+    dropout
+        Share of hidden units left out in training.
+    geometry
+        Weight of the distances between cells of one batch, which should stay, against what the anchors ask for.
+    learning_rate
+        Largest learning rate of the one-cycle schedule.
+    weight_decay
+        Decoupled weight decay of the weight matrices.
+    device
+        "auto" (CUDA when there is one, else the CPU), "cpu", "cuda" or "mps".
+    random_state
+        Seed. The same input and seed give bit-identical output on a CPU, whatever the number of threads.
+
+    Attributes
+    ----------
+    batches_
+        Names of the batches, sorted, shape (n_batches,).
+    counts_, matched_
+        Cells of each batch, and how many of those looked at have a partner in another batch, both (n_batches,).
+    front_
+        The LinearFront, or None with n_comps=None.
+    net_
+        The Autoencoder, in evaluation mode.
+    history_
+        Loss terms of every step.
+    seconds_
+        Seconds per stage: pca, anchors, train, encode.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellnorm import CellNorm
+    >>> rng = np.random.default_rng(0)
+    >>> batch = np.repeat(["lab1", "lab2"], 100)
+    >>> X = rng.normal(size=(200, 20)) + 3.0 * (batch == "lab2")[:, None]
+    >>> model = CellNorm(n_latent=5, n_steps=20).fit(X, batch)
+    >>> model.transform(X, batch).shape
+    (200, 5)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_latent: int = 20,
+        n_comps: int | None = 50,
+        n_neighbors: int = 20,
+        n_steps: int = 800,
+        n_pairs: int = 256,
+        n_hidden: int = 128,
+        dropout: float = 0.1,
+        geometry: float = 0.3,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        device: str = "auto",
+        random_state: int = 0,
+    ) -> None:
+        self.n_latent = n_latent
+        self.n_comps = n_comps
+        self.n_neighbors = n_neighbors
+        self.n_steps = n_steps
+        self.n_pairs = n_pairs
+        self.n_hidden = n_hidden
+        self.dropout = dropout
+        self.geometry = geometry
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: Any, batch: Any, *, progress: Progress | None = None) -> Self:
+        """Learn the common frame of the batches.
+
+        Parameters
+        ----------
+        X
+            Log-normalised expression, shape (n_cells, n_genes), dense or sparse; with n_comps=None any dense
+            representation, shape (n_cells, n_dims).
+        batch
+            Batch of each cell, shape (n_cells,), labels of any kind.
+        progress
+            Called with (stage, done, total, loss or None).
+
+        Raises
+        ------
+        DataError
+            One batch only, a missing batch label, NaN or infinite values, fewer cells than latent dimensions, or a
+            device that is not there.
+        """
+        names, codes = encode_labels(batch, X.shape[0])
+        self.device_ = choose_device(self.device)
+        check_matrix(X, self.n_latent)
+        self.batches_, self.counts_ = names, np.bincount(codes)
+        self.seconds_: dict[str, float] = {}
+        rng = np.random.default_rng(self.random_state)
+        with _one_thread():
+            with self._stage("pca", progress):
+                self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
+                pcs = self._features(X)
+            with self._stage("anchors", progress):
+                per_batch = int(np.clip(SKETCH_ALL // len(names), SKETCH_LEAST, SKETCH_BATCH))
+                cells = sketch(codes, per_batch, rng)
+                self.scale_ = np.float32(np.sqrt(within_batch_distance(pcs[cells], codes[cells])))
+                self.sketch_, self.sketch_batch_ = pcs[cells] / self.scale_, codes[cells]
+                anchors = find_anchors(cosine(self.sketch_), self.sketch_batch_, self.n_neighbors)
+            start = time.perf_counter()
+            self._train(anchors, rng, progress)
+            self.seconds_["train"] = time.perf_counter() - start
+        return self
+
+    def transform(self, X: Any, batch: Any = None) -> NDArray[np.float32]:
+        """Embed cells with the frozen statistics of their batches; a cell's answer does not depend on its companions.
+
+        Parameters
+        ----------
+        X
+            As in `fit`, shape (n_cells, n_genes).
+        batch
+            Batch of each cell, each one of `batches_`. None: each cell is taken for one of the batch whose cells, as
+            measured, it resembles most (that of its nearest neighbour among the cells on which anchors were found).
+
+        Returns
+        -------
+        Embedding, shape (n_cells, n_latent), in the units of the principal components.
+
+        Raises
+        ------
+        DataError
+            An unknown batch, another number of genes, NaN or infinite values.
+        """
+        self._check_fitted()
+        check_matrix(X, 0)
+        start = time.perf_counter()
+        with _one_thread():
+            pcs = self._features(X) / self.scale_
+            z = encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
+        self.seconds_["encode"] = time.perf_counter() - start
+        return z
+
+    def fit_transform(self, X: Any, batch: Any, *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Fit, then embed the same cells; see `fit` and `transform`."""
+        return self.fit(X, batch, progress=progress).transform(X, batch)
+
+    def inverse_transform(self, Z: Any, batch: Any = None) -> NDArray[np.float32]:
+        """Expression that belongs to embedded cells, as one batch would show it.
+
+        Parameters
+        ----------
+        Z
+            Embedding, shape (n_cells, n_latent).
+        batch
+            The batch whose frame is wanted, per cell; None: the largest batch for all, so that the cells can be
+            compared.
+
+        Returns
+        -------
+        Expression, shape (n_cells, n_genes), or the representation itself with n_comps=None.
+        """
+        self._check_fitted()
+        z = np.asarray(Z, np.float32) / self.scale_
+        codes = np.full(len(z), int(self.counts_.argmax())) if batch is None else self._codes(batch, z)
+        with _one_thread():
+            pcs = decode(self.net_, z, codes) * self.scale_
+            return pcs if self.front_ is None else self.front_.lift(pcs)
+
+    def _train(self, anchors: Any, rng: np.random.Generator, progress: Progress | None) -> None:
+        x, batch = self.sketch_, self.sketch_batch_
+        cuda = [torch.cuda.current_device()] if self.device_ == "cuda" else []
+        settings = TrainingConfig(
+            n_steps=self.n_steps,
+            n_pairs=self.n_pairs,
+            n_others=self.n_pairs // 4,
+            n_neighbors=self.n_neighbors,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            geometry=self.geometry,
+        )
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(int(rng.integers(2**31)))
+            config = AutoencoderConfig(x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, self.dropout)
+            self.net_ = Autoencoder(config).to(self.device_)
+            anchors, self.history_ = train(self.net_, x, batch, anchors, settings, rng, progress)
+        self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
+
+    def _features(self, X: Any) -> NDArray[np.float32]:
+        if self.front_ is not None:
+            return self.front_.project(X)
+        return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
+
+    def _codes(self, batch: Any, pcs: NDArray[np.float32]) -> NDArray[np.int64]:
+        if batch is None:
+            near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
+            return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
+        names, codes = np.unique(np.asarray(batch).astype(str), return_inverse=True)
+        unknown = sorted(set(names) - set(self.batches_))
+        if unknown:
+            raise DataError(
+                f"Batch {unknown[0]!r:.80} is unknown to the model, made with {', '.join(self.batches_[:10])}. "
+                "Give one of these, or fit again with the new batch."
+            )
+        return np.asarray(np.searchsorted(self.batches_, names)[codes], np.int64)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "net_"):
+            raise NotFittedError("This CellNorm is not fitted yet: call fit(X, batch) first.")
+
+    @contextmanager
+    def _stage(self, name: str, progress: Progress | None) -> Iterator[None]:
+        start = time.perf_counter()
+        if progress:
+            progress(name, 0, 1, None)
+        yield
+        self.seconds_[name] = time.perf_counter() - start
+        if progress:
+            progress(name, 1, 1, None)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in a fixed order, whatever the machine: the network is too small to gain from more threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,167 @@
+"""The frozen linear front: log-normalised genes to principal components and back.
+
+The network never sees genes. It lives on the principal components, so that a training step costs the same whatever the
+number of genes; the loadings are orthonormal, so that reconstructing the components is reconstructing the expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+
+from cellnorm.errors import DataError
+
+__all__ = ["LinearFront"]
+
+# The covariance matrix of this many genes takes 128 MB; beyond it an iterative solver is the better choice.
+MAX_GENES_EXACT = 4096
+FIT_ROWS = 4096
+# Every product has this many rows, zeros at the end: a cell gives the same bits whatever its companions.
+PROJECT_ROWS = 512
+
+
+@dataclass(frozen=True)
+class LinearFront:
+    """Principal components of an expression matrix, as two arrays.
+
+    Attributes
+    ----------
+    mean
+        Mean expression of each gene, shape (n_genes,), in the units of the matrix.
+    loadings
+        Orthonormal columns, shape (n_genes, n_comps); the largest entry of each column is positive.
+    variance
+        Variance of each component, shape (n_comps,), descending.
+    variance_ratio
+        Share of the total variance, shape (n_comps,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellnorm import LinearFront
+    >>> X = np.random.default_rng(0).poisson(1.0, (200, 30)).astype("float32")
+    >>> front = LinearFront.fit(X, n_comps=5)
+    >>> front.project(X).shape, front.lift(front.project(X)).shape
+    ((200, 5), (200, 30))
+    """
+
+    mean: NDArray[np.float64]
+    loadings: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    variance_ratio: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, X: Any, n_comps: int = 50) -> LinearFront:
+        """Find the principal components of a matrix.
+
+        The rows are read once, in chunks; the answer does not depend on how the matrix is stored nor on the number of
+        threads (the covariance is accumulated in a fixed order by one thread).
+
+        Parameters
+        ----------
+        X
+            Expression, shape (n_cells, n_genes); dense, CSR or CSC, any number type. Used as float32.
+        n_comps
+            Number of components wanted; at most min(n_cells - 1, n_genes) are found.
+
+        Raises
+        ------
+        DataError
+            If there are fewer than two cells or no gene varies.
+        """
+        n_cells, n_genes = X.shape
+        n_comps = min(n_comps, n_cells - 1, n_genes)
+        if n_comps < 1:
+            raise DataError(
+                f"Principal components need at least 2 cells and 1 gene, found {n_cells} x {n_genes}. "
+                "Give more cells, or keep more genes."
+            )
+        with threadpool_limits(limits=1):
+            fitted = _exact if n_genes <= MAX_GENES_EXACT else _iterative
+            mean, loadings, variance, total = fitted(X, n_comps)
+        if not total > 0:
+            raise DataError(
+                "Principal components were asked for, but no gene varies between the cells. Check the matrix."
+            )
+        flip = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_comps)])
+        return cls(mean, loadings * flip, variance, variance / total)
+
+    def project(self, X: Any) -> NDArray[np.float32]:
+        """Principal components of cells, shape (n_cells, n_comps).
+
+        Parameters
+        ----------
+        X
+            Expression of the genes of the front, shape (n_cells, n_genes).
+
+        Raises
+        ------
+        DataError
+            If the number of genes differs from that of the front.
+        """
+        if X.shape[1] != len(self.mean):
+            raise DataError(
+                f"The model was made with {len(self.mean)} genes and got {X.shape[1]}. "
+                "Give it the same genes in the same order."
+            )
+        loadings = self.loadings.astype(np.float32)
+        offset = (self.mean @ self.loadings).astype(np.float32)
+        with threadpool_limits(limits=1):
+            return np.concatenate([_filled(chunk) @ loadings - offset for chunk in _chunks(X, PROJECT_ROWS)])[
+                : X.shape[0]
+            ]
+
+    def lift(self, pcs: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Expression that belongs to principal components, shape (n_cells, n_genes), in the units of the fitted X."""
+        lifted = np.asarray(pcs, np.float64) @ self.loadings.T + self.mean
+        return np.asarray(lifted, np.float32)
+
+
+def _chunks(X: Any, rows: int) -> Iterator[NDArray[np.float32]]:
+    """Dense float32 pieces of a matrix, at least one."""
+    X = _rows(X)
+    for start in range(0, max(1, X.shape[0]), rows):
+        part = X[start : start + rows]
+        yield part if isinstance(part, np.ndarray) else part.toarray()
+
+
+def _rows(X: Any) -> Any:
+    return X.tocsr().astype(np.float32) if hasattr(X, "tocsr") else np.asarray(X, np.float32)
+
+
+def _filled(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(chunk, ((0, PROJECT_ROWS - len(chunk)), (0, 0)))
+
+
+Fitted = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
+
+
+def _exact(X: Any, n_comps: int) -> Fitted:
+    """Eigenvectors of the covariance matrix, accumulated chunk by chunk."""
+    n_cells, n_genes = X.shape
+    total = np.zeros(n_genes)
+    gram = np.zeros((n_genes, n_genes))
+    for chunk in _chunks(X, FIT_ROWS):
+        total += chunk.sum(axis=0, dtype=np.float64)
+        gram += chunk.T @ chunk
+    mean = total / n_cells
+    covariance = (gram - n_cells * np.outer(mean, mean)) / (n_cells - 1)
+    total_variance = float(np.trace(covariance))
+    span = (n_genes - n_comps, n_genes - 1)
+    variance, loadings = scipy.linalg.eigh(covariance, subset_by_index=span, overwrite_a=True, check_finite=False)
+    return mean, loadings[:, ::-1], np.maximum(variance[::-1], 0), total_variance
+
+
+def _iterative(X: Any, n_comps: int) -> Fitted:
+    """Lanczos iterations for many genes (scikit-learn centres sparse matrices implicitly)."""
+    pca = PCA(n_comps, svd_solver="arpack", random_state=0).fit(_rows(X))
+    total = float(pca.explained_variance_.sum() / pca.explained_variance_ratio_.sum())
+    values = [np.asarray(a, np.float64) for a in (pca.mean_, pca.components_.T, pca.explained_variance_)]
+    return values[0], values[1], values[2], total

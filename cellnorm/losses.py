@@ -1,0 +1,62 @@
+"""Loss terms: tensors in, tensor out. Lengths are in units of the typical distance between neighbours of one batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["contrast", "geometry", "reconstruction"]
+
+# Squared distance over which the geometry of a batch is kept; the nearest neighbours are at about 1.
+REACH = 4.0
+
+
+def reconstruction(decoded: Tensor, x: Tensor) -> Tensor:
+    """Mean over cells of the squared distance between decoded and given features, both (n_cells, n_features)."""
+    return (decoded - x).square().sum(dim=1).mean()
+
+
+def contrast(left: Tensor, right: Tensor) -> Tensor:
+    """Each cell finds its partner among all partners of the minibatch: InfoNCE on negative squared distances.
+
+    van den Oord et al. 2018, with a Gaussian kernel of unit width in place of the inner product, in both directions.
+
+    Parameters
+    ----------
+    left, right
+        Embeddings of the pairs, both (n_pairs, n_latent).
+    """
+    if not len(left):
+        return left.sum()
+    logits = -squared_distances(left, right)
+    truth = torch.arange(len(left), device=left.device)
+    return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
+
+
+def geometry(u: Tensor, z: Tensor, batch: Tensor) -> Tensor:
+    """Mean squared change of the distances between cells of one batch, near cells first.
+
+    What a batch says of its own cells is biology, whatever the batch effect: a correction may move cells together, but
+    should not move them against their neighbours (stress of multidimensional scaling, weighted by a Gaussian kernel).
+
+    Parameters
+    ----------
+    u
+        Coordinates before, shape (n_cells, n_dims).
+    z
+        Coordinates after, shape (n_cells, n_latent).
+    batch
+        Batch of each cell, shape (n_cells,).
+    """
+    before, after = squared_distances(u, u), squared_distances(z, z)
+    near = (batch[:, None] == batch[None, :]) * torch.exp(-before / (2 * REACH))
+    near.fill_diagonal_(0)
+    # The root has no slope at zero distance: the clamp keeps the gradient of coinciding cells finite.
+    change = before.clamp_min(1e-3).sqrt() - after.clamp_min(1e-3).sqrt()
+    return (near * change.square()).sum() / near.sum().clamp_min(1e-6)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances, shape (len(a), len(b))."""
+    return (a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T).clamp_min(0)

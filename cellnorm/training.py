@@ -1,0 +1,166 @@
+"""The training loop, in the order in which things happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellnorm import losses
+from cellnorm.anchors import Anchors, find_anchors
+from cellnorm.autoencoder import Autoencoder, resize
+from cellnorm.layers import Pairs, matched_shift
+from cellnorm.optimizer import AdamW, one_cycle
+from cellnorm.sampling import Minibatch, minibatches
+
+__all__ = ["History", "Progress", "TrainingConfig", "decode", "encode", "train"]
+
+Progress = Callable[[str, int, int, float | None], None]
+TERMS = ("loss", "contrast", "reconstruction", "geometry")
+REPORT_EVERY = 25
+# Chunks are always this long, filled up with zeros: a cell gives the same bits whatever its companions.
+CHUNK_CELLS = 4096
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What the loop needs to know besides the network and the data."""
+
+    n_steps: int
+    n_pairs: int
+    n_others: int
+    n_neighbors: int
+    learning_rate: float
+    weight_decay: float
+    geometry: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in training.
+
+    Attributes
+    ----------
+    terms
+        Loss terms of every step, each (n_steps,): the sum first.
+    n_anchors
+        Number of anchors found each time: on the components, and again on the embedding at half time.
+    """
+
+    terms: dict[str, NDArray[np.float32]]
+    n_anchors: NDArray[np.int64]
+
+    def to_dict(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
+        """The history as arrays by name."""
+        return {**self.terms, "n_anchors": self.n_anchors}
+
+
+def train(
+    net: Autoencoder,
+    x: NDArray[np.float32],
+    batch: NDArray[np.int64],
+    anchors: Anchors,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+    progress: Progress | None = None,
+) -> tuple[Anchors, History]:
+    """Train a network in place on a sketch of cells.
+
+    Parameters
+    ----------
+    net
+        The network, on its device; left in evaluation mode.
+    x
+        Features of the sketch, shape (n_cells, n_features), in units of the typical distance to a neighbour.
+    batch
+        Batch of each cell, shape (n_cells,).
+    anchors
+        Pairs on the features; found again on the embedding at half time.
+
+    Returns
+    -------
+    The anchors found last, and the history.
+    """
+    device = net.shift.device
+    data, labels = torch.from_numpy(x).to(device), torch.from_numpy(batch).to(device)
+    net.shift.copy_(matched_shift(data, labels, _all_pairs(anchors, device), net.config.n_batches))
+    optimizer = AdamW(net, config.weight_decay)
+    terms = torch.zeros(config.n_steps, len(TERMS), device=device)
+    found = [len(anchors)]
+    stream = _stream(batch, anchors, config, rng)
+    net.train()
+    for step in range(config.n_steps):
+        if step == config.n_steps // 2 > 0:
+            anchors = find_anchors(encode(net, x, batch), batch, config.n_neighbors)
+            found.append(len(anchors))
+            stream = _stream(batch, anchors, config, rng)
+            net.train()
+        contrast, reconstruction, geometry = loss_terms(net, data, labels, next(stream))
+        loss = contrast + reconstruction + config.geometry * geometry
+        optimizer.step(loss, one_cycle(step, config.n_steps, config.learning_rate))
+        terms[step] = torch.stack([loss, contrast, reconstruction, geometry]).detach()
+        if progress and ((step + 1) % REPORT_EVERY == 0 or step + 1 == config.n_steps):
+            progress("train", step + 1, config.n_steps, float(terms[step, 0]))
+    net.eval()
+    values = terms.cpu().numpy()
+    return anchors, History({t: values[:, i] for i, t in enumerate(TERMS)}, np.array(found))
+
+
+def loss_terms(net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Contrast, reconstruction and geometry of one minibatch, without waiting for the device."""
+    n = mini.n_pairs
+    cells = torch.from_numpy(mini.cells).to(data.device, non_blocking=True)
+    x, batch = data[cells], labels[cells]
+    position = torch.arange(2 * n, device=data.device)
+    pairs = Pairs(position[:n], position[n:], torch.ones(n, device=data.device))
+    z = net.encode(x, batch, pairs)
+    start = resize(net.aligned(x, batch), net.config.n_latent)
+    return (
+        losses.contrast(z[:n], z[n : 2 * n]),
+        losses.reconstruction(net.decode(z, batch, pairs), x),
+        losses.geometry(start, z, batch),
+    )
+
+
+def encode(net: Autoencoder, x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Embed cells with frozen statistics, in chunks; shape (n_cells, n_latent)."""
+    return _apply(net, net.encode, x, batch, net.config.n_latent)
+
+
+def decode(net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Features of embedded cells as the given batches would show them, in chunks; shape (n_cells, n_features)."""
+    return _apply(net, net.decode, z, batch, net.config.n_features)
+
+
+def _apply(
+    net: Autoencoder,
+    function: Callable[[Tensor, Tensor], Tensor],
+    x: NDArray[np.float32],
+    batch: NDArray[np.int64],
+    width: int,
+) -> NDArray[np.float32]:
+    net.eval()
+    out = np.empty((len(x), width), np.float32)
+    filled, codes = np.zeros((CHUNK_CELLS, x.shape[1]), np.float32), np.zeros(CHUNK_CELLS, np.int64)
+    with torch.inference_mode():
+        for start in range(0, len(x), CHUNK_CELLS):
+            n = min(CHUNK_CELLS, len(x) - start)
+            filled[:n], codes[:n] = x[start : start + n], batch[start : start + n]
+            on_device = [torch.from_numpy(a).to(net.shift.device) for a in (filled, codes)]
+            out[start : start + n] = function(*on_device)[:n].cpu().numpy()
+    return out
+
+
+def _stream(
+    batch: NDArray[np.int64], anchors: Anchors, config: TrainingConfig, rng: np.random.Generator
+) -> Iterator[Minibatch]:
+    return minibatches(batch, anchors, rng, n_pairs=config.n_pairs, n_others=config.n_others)
+
+
+def _all_pairs(anchors: Anchors, device: torch.device) -> Pairs:
+    left, right = torch.from_numpy(anchors.left).to(device), torch.from_numpy(anchors.right).to(device)
+    return Pairs(left, right, torch.ones(len(left), device=device))
