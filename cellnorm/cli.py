@@ -1,0 +1,282 @@
+"""The command line: parse, call, write, exit code. What is talked about goes to stderr, results go to stdout."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from logging.handlers import MemoryHandler
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from cellnorm import __version__
+from cellnorm.errors import DataError
+
+if TYPE_CHECKING:
+    from cellnorm.training import Progress
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+LONGEST_LINE = 1500  # characters of a message; names in it may come from a file
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="cellnorm")
+def main() -> None:
+    """Remove batch effects from single-cell data.
+
+    `cellnorm correct cells.h5ad` writes cells.cellnorm.h5ad: your file and a corrected embedding of every cell.
+    """
+
+
+@main.command(short_help="Bring the cells of several labs, donors or protocols into one embedding.")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the result goes: a name that ends in .h5ad or .zarr. Left out: INPUT.cellnorm.h5ad.",
+)
+@click.option(
+    "-b",
+    "--batch-key",
+    "batch_keys",
+    multiple=True,
+    metavar="COLUMN",
+    help="Column of the cell table (obs) that says which experiment a cell is from, such as donor or batch. "
+    "Give the option again to combine columns: each combination is then one batch.",
+)
+@click.option("--layer", metavar="NAME", help="Layer that holds the counts. Left out: they are looked for.")
+@click.option(
+    "--n-top-genes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many of the most variable genes to use (default: 2000).",
+)
+@click.option(
+    "--n-latent",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of dimensions of the corrected embedding (default: 20).",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    metavar="N",
+    help="Start of the random numbers (default: 0). The same seed gives the same result.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Where to compute (default: auto, which takes a graphics card if there is one).",
+)
+@click.option("--umap", is_flag=True, help="Also add neighbors and a UMAP of the corrected embedding.")
+@click.option("-f", "--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors; no progress bars.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more, and as it happens.")
+@click.version_option(__version__, prog_name="cellnorm")
+def correct(
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    batch_keys: tuple[str, ...],
+    layer: str | None,
+    seed: int | None,
+    umap: bool,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+    **params: Any,
+) -> None:
+    """Bring the cells of several labs, donors or protocols into one embedding.
+
+    INPUT is an .h5ad file, a .zarr folder, a 10x .h5 file or a folder with a 10x matrix. Several INPUTs are several
+    labs: they are joined on the genes they share, and each file is one batch.
+
+    The result holds everything INPUT holds, untouched, and the corrected embedding in obsm["X_cellnorm"]; what was done
+    is in uns["cellnorm"]. INPUT itself is never changed. Go on in scanpy:
+
+    \b
+        adata = sc.read_h5ad("cells.cellnorm.h5ad")
+        sc.pp.neighbors(adata, use_rep="X_cellnorm")
+
+    Without options the counts (or log-normalised values) and the batch column are found, and what was chosen is said.
+
+    \b
+    Examples:
+        cellnorm correct cells.h5ad
+        cellnorm correct cells.h5ad --batch-key donor --umap
+        cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad
+    """  # noqa: D301 - click takes \b as "leave these lines as they are"
+    if quiet and verbose:
+        raise click.UsageError("-q and -v exclude each other.")
+    if output is None and len(inputs) > 1:
+        raise click.UsageError("Several inputs need a name for their result: -o merged.h5ad")
+    chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
+    with _exit_codes(), _talk(quiet, verbose) as progress:
+        written = _correct(inputs, output, list(batch_keys), layer, chosen, umap=umap, force=force, progress=progress)
+    click.echo(_plain(str(written)) if sys.stdout.isatty() else os.fsencode(written))
+
+
+def _correct(
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    batch_keys: list[str],
+    layer: str | None,
+    params: dict[str, Any],
+    *,
+    umap: bool,
+    force: bool,
+    progress: "Progress",
+) -> Path:
+    from cellnorm.output import check_target, default_output
+
+    start = time.perf_counter()
+    target = default_output(inputs[0]) if output is None else output
+    check_target(target, inputs, force=force)  # before the imports, which take seconds
+    from cellnorm import io, tl
+    from cellnorm.adata import result_keys, result_slots
+    from cellnorm.labels import guess_batch_key
+
+    seconds: dict[str, float] = {}
+    with _stage("read", seconds, progress):
+        if len(inputs) == 1:
+            adata = io.read(inputs[0])
+        else:
+            adata, of_file = io.read_many(inputs, layer=layer)
+            layer = None  # the joined matrix is the one
+    logger.info("read %d cells x %d genes from %s", *adata.shape, ", ".join(map(str, inputs)))
+    if not batch_keys:
+        key, why = guess_batch_key(adata.obs) if len(inputs) == 1 else (of_file, "one batch per file")
+        logger.info("batches: column %r (%s)", key, why)
+        batch_keys = [key]
+    tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
+    if umap:
+        with _stage("umap", seconds, progress):
+            tl.umap(adata, **{name: value for name, value in params.items() if name == "random_state"})
+    info = adata.uns[result_keys()[1]]
+    info["seconds"] = {"read": seconds.pop("read"), **info["seconds"], **seconds}
+    n_batches, n_genes = len(info["batches"]["name"]), len(info["genes"])
+    logger.info("used %s in %s, %d genes, %d batches", info["matrix_kind"], info["matrix"], n_genes, n_batches)
+    logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["seconds"].items()))
+    with _stage("write", seconds, progress):
+        source = inputs[0] if len(inputs) == 1 else None
+        io.write(adata, target, source=source, keys=result_slots(umap=umap), force=force)
+    logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
+    return target
+
+
+@contextlib.contextmanager
+def _stage(name: str, seconds: dict[str, float], progress: "Progress") -> Iterator[None]:
+    """Time a stage that cannot tell how far it is."""
+    start = time.perf_counter()
+    progress(name, 0, 1, None)
+    yield
+    progress(name, 1, 1, None)
+    seconds[name] = time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn an error in the data into one line and 1, and a stopped run into 128 and the signal's number."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    except DataError as error:
+        click.echo(f"cellnorm: {_plain(str(error))}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("cellnorm: interrupted", err=True)
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _talk(quiet: bool, verbose: bool) -> Iterator["Progress"]:
+    """Bring what the package logs to stderr, and draw a bar there for each stage.
+
+    What is said before the computation starts is held back until it does, so that an error stands alone.
+    """
+    out = logging.StreamHandler(sys.stderr)
+    out.addFilter(_harmless)
+    held = MemoryHandler(1000, logging.DEBUG if verbose else sys.maxsize, target=out, flushOnClose=False)
+    package = logging.getLogger("cellnorm")
+    level = package.level
+    package.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    package.addHandler(held)
+    draw = _bars(sys.stderr.isatty() and not quiet)
+
+    def release() -> None:
+        held.flushLevel = logging.NOTSET
+        held.flush()
+
+    def progress(stage: str, done: int, total: int, loss: float | None) -> None:
+        if stage not in ("read", "prepare"):
+            release()
+        draw(stage, done, total, loss)
+
+    try:
+        with warnings.catch_warnings():
+            if not verbose:
+                warnings.simplefilter("ignore")
+            yield progress
+        release()
+    finally:
+        draw("", 0, 0, None)
+        package.removeHandler(held)
+        package.setLevel(level)
+
+
+def _bars(shown: bool) -> "Progress":
+    """Draw one bar per stage; it stays on the screen if its stage took over a second."""
+    bar: Any = None
+
+    def draw(stage: str, done: int, total: int, loss: float | None) -> None:
+        nonlocal bar
+        if not shown:
+            return
+        if bar is not None and bar.desc != stage:
+            bar.close()
+            bar = None
+        if bar is None and stage:
+            from tqdm import tqdm
+
+            style = "{desc:<8}{percentage:3.0f}% |{bar}| {elapsed}{postfix}"
+            bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=style)
+        if loss is not None:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        if bar is not None:
+            bar.update(done - bar.n)
+            if done == total:
+                bar.leave = bar.format_dict["elapsed"] > 1
+                bar.close()
+                bar = None
+
+    return draw
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    """Make a message one line of printable characters: names in it may come from a file."""
+    warned = "warning: " if record.levelno >= logging.WARNING else ""
+    record.msg, record.args = _plain(warned + record.getMessage()), None
+    return True
+
+
+def _plain(text: str) -> str:
+    line = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"

@@ -1,0 +1,212 @@
+"""Correct an AnnData in one line, and lay the result out for a look."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from cellnorm import __version__
+from cellnorm.adata import representation, result_keys, umap_keys, write_result
+from cellnorm.errors import DataError
+from cellnorm.estimator import CellNorm
+from cellnorm.labels import batch_labels, listed
+from cellnorm.pp import N_TOP_GENES, log_expression
+
+if TYPE_CHECKING:
+    from cellnorm.training import Progress
+
+__all__ = ["correct", "umap"]
+
+logger = logging.getLogger(__name__)
+
+SMALL_BATCH = 10  # cells; fewer have hardly any statistics of their own
+LIBRARIES = ("torch", "scanpy", "anndata", "numpy", "scikit-learn")
+
+
+def correct(
+    adata: AnnData,
+    batch_key: str | Sequence[str],
+    *,
+    layer: str | None = None,
+    mask_var: str | Any = None,
+    use_rep: str | None = None,
+    n_top_genes: int | None = None,
+    key_added: str | None = None,
+    copy: bool = False,
+    progress: Progress | None = None,
+    **params: Any,
+) -> AnnData | None:
+    """Bring the cells of all batches into one embedding.
+
+    Finds counts or log-normalised values, chooses genes, trains a `cellnorm.CellNorm` and writes the corrected
+    embedding. `scanpy.pp.neighbors(adata, use_rep="X_cellnorm")` follows. Nothing else in `adata` changes, and nothing
+    at all if an error is raised.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with counts or log-normalised values in X, layers['counts'] or raw.X.
+    batch_key
+        Column of obs that tells experiments apart, or several, which are crossed. Any type of labels.
+    layer
+        Use this layer instead of the matrix that would be found.
+    mask_var
+        Use exactly these genes: a boolean column of var or a boolean array, shape (n_vars,).
+    use_rep
+        Correct this representation in obsm, shape (n_cells, n_dims), instead of the expression; no genes are chosen.
+    n_top_genes
+        Number of genes to choose. None: as `cellnorm.pp.prepare` does.
+    key_added
+        Name to write under in obsm and uns. None: "X_cellnorm" and "cellnorm".
+    copy
+        Return a changed copy and leave `adata` as it is.
+    progress
+        Called with (stage, done, total, loss or None); the stages are "prepare" and those of `CellNorm.fit`.
+    **params
+        Parameters of `cellnorm.CellNorm`, such as `n_latent`, `device` or `random_state`.
+
+    Returns
+    -------
+    None or AnnData
+        Sets obsm['X_cellnorm'] (n_cells, n_latent; float32) and uns['cellnorm']: parameters, random_state, versions,
+        batch_key, batches (name, n_cells, n_matched), history, matrix, matrix_kind, genes, seconds, device.
+
+    Raises
+    ------
+    DataError
+        If matrix, batches, genes or representation cannot be used, or arguments exclude each other.
+    TypeError
+        If a parameter is not one of `cellnorm.CellNorm`.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, cellnorm as cn
+    >>> adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (60, 40)).astype("float32"))
+    >>> adata.obs["batch"] = ["a", "b"] * 30
+    >>> cn.tl.correct(adata, "batch", n_latent=5, n_steps=10)
+    >>> adata.obsm["X_cellnorm"].shape
+    (60, 5)
+    """
+    result_keys(key_added)
+    _check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
+    labels = batch_labels(adata, batch_key)
+    start = time.perf_counter()
+    X: Any
+    genes: NDArray[Any]
+    if use_rep is not None:
+        params = {**params, "n_comps": None}
+        (X, source), genes, kind = representation(adata, use_rep), np.empty(0, dtype=object), "representation"
+    else:
+        n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
+        X, genes, source, kind = log_expression(
+            adata, labels, layer=layer, n_top_genes=n_top_genes, mask_var=mask_var, progress=progress
+        )
+        _warn_of_empty(X)
+    seconds = {"prepare": time.perf_counter() - start}
+    _warn_of_small(labels)
+    model = CellNorm(**params)
+    embedding = model.fit_transform(X, labels, progress=progress)
+    asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
+    info = {
+        "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
+        "random_state": model.random_state,
+        "versions": {"cellnorm": __version__, **{name: version(name) for name in LIBRARIES}},
+        "batch_key": [batch_key] if isinstance(batch_key, str) else list(batch_key),
+        "batches": {"name": model.batches_, "n_cells": model.counts_, "n_matched": model.matched_},
+        "history": model.history_.to_dict(),
+        "matrix": source,
+        "matrix_kind": kind,
+        "genes": genes,
+        "seconds": {**seconds, **model.seconds_},
+        "device": model.device_,
+    }
+    target = adata.copy() if copy else adata
+    write_result(target, key_added, embedding, info)
+    return target if copy else None
+
+
+def umap(adata: AnnData, *, key_added: str | None = None, random_state: int = 0) -> None:
+    """Lay a corrected embedding out in two dimensions (scanpy's neighbors and UMAP).
+
+    Nothing that is there already is overwritten: neighbors and UMAP get names of their own.
+
+    Parameters
+    ----------
+    adata
+        After `cellnorm.tl.correct`.
+    key_added
+        As given to `cellnorm.tl.correct`.
+    random_state
+        Seed of the layout.
+
+    Returns
+    -------
+    None
+        Sets obsm['X_umap_cellnorm'] (n_cells, 2) and its parameters in uns, uns['cellnorm_neighbors'],
+        obsp['cellnorm_neighbors_distances'] and obsp['cellnorm_neighbors_connectivities'].
+
+    Raises
+    ------
+    DataError
+        If there is no corrected embedding.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np, scanpy as sc, cellnorm as cn
+    >>> adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (60, 40)).astype("float32"))
+    >>> adata.obs["batch"] = ["a", "b"] * 30
+    >>> cn.tl.correct(adata, "batch", n_latent=5, n_steps=10)
+    >>> cn.tl.umap(adata)
+    >>> axes = sc.pl.embedding(adata, "X_umap_cellnorm", color="batch", show=False)
+    """
+    embedding, _ = result_keys(key_added)
+    if embedding not in adata.obsm:
+        raise DataError(
+            f"The UMAP needs obsm[{embedding!r}], but obsm holds: {listed(adata.obsm)}. "
+            "Run cellnorm.tl.correct first, with the same key_added."
+        )
+    picture, neighbors = umap_keys(key_added)
+    sc.pp.neighbors(adata, use_rep=embedding, key_added=neighbors, random_state=random_state)
+    sc.tl.umap(adata, neighbors_key=neighbors, key_added=picture, random_state=random_state)
+
+
+def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:
+    """Refuse names that CellNorm does not know, and choices of genes where there are none."""
+    valid = inspect.signature(CellNorm).parameters
+    if unknown := [name for name in params if name not in valid]:
+        raise TypeError(
+            f"correct() got unknown parameters: {listed(unknown)}. Those of CellNorm are: {', '.join(valid)}."
+        )
+    if use_rep is not None:
+        of_genes["n_comps"] = params.get("n_comps")
+        if given := [name for name, value in of_genes.items() if value is not None]:
+            raise DataError(
+                f"use_rep {use_rep!r} was asked for together with {listed(given)}, which say something about genes. "
+                "Give the one or the other."
+            )
+
+
+def _warn_of_small(labels: NDArray[Any]) -> None:
+    """Say which batches are too small to have statistics of their own."""
+    names, n_cells = np.unique(labels, return_counts=True)
+    if (small := n_cells < SMALL_BATCH).any():
+        logger.warning(
+            "Corrected with the statistics of all batches, since they have fewer than %d cells: %s.",
+            SMALL_BATCH,
+            listed(f"{name} ({n})" for name, n in zip(names[small], n_cells[small], strict=True)),
+        )
+
+
+def _warn_of_empty(X: Any) -> None:
+    """Say how many cells show nothing of themselves."""
+    if empty := int((X.getnnz(axis=1) == 0).sum()):
+        logger.warning("%d cells express none of the chosen genes: kept, but where they lie means nothing.", empty)
