@@ -1,0 +1,211 @@
+"""The autoencoder: starts as the identity, keeps the rules of batch normalisation, and knows the batch."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cellnorm.autoencoder import Autoencoder, AutoencoderConfig, resize
+from cellnorm.layers import MatchedBatchNorm, Pairs
+
+SMALL = AutoencoderConfig(n_features=10, n_batches=3, n_latent=4, n_hidden=8, dropout=0.0)
+PAIRS = Pairs(torch.arange(10), torch.arange(10, 20), torch.ones(10))
+
+
+def network(seed: int = 0, *, trained: bool = True, **changes: Any) -> Autoencoder:
+    """A network; `trained` fills the last layers, which start at zero, and the statistics."""
+    torch.manual_seed(seed)
+    net = Autoencoder(dataclasses.replace(SMALL, **changes))
+    if trained:
+        for p in net.parameters():
+            nn.init.normal_(p, std=0.3)
+        nn.init.normal_(net.shift)
+        for _ in range(5):
+            x, batch = cells()
+            net.decode(net.encode(x, batch, PAIRS), batch, PAIRS)
+    return net
+
+
+def cells(n: int = 30) -> tuple[Tensor, Tensor]:
+    """The first 20 are pairs of cells of different batches."""
+    return torch.randn(n, 10), torch.tensor(([0] * 10 + [1] * 5 + [2] * 5 + [0, 1, 2] * n)[:n])
+
+
+def kept(net: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every module gets and gives, by name, filled at each pass."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        return lambda _module, given, out: found.__setitem__(name, (given[0].detach(), out.detach()))
+
+    for name, module in net.named_modules():
+        module.register_forward_hook(keep(name))
+    return found
+
+
+# -- where it starts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("n_latent", [4, 10, 13])
+def test_it_starts_as_the_identity_less_the_shift(n_latent: int, train: bool) -> None:
+    net = network(trained=False, n_latent=n_latent).train(train)
+    nn.init.normal_(net.shift)
+    x, batch = cells()
+    z = net.encode(x, batch, PAIRS)
+    assert z.shape == (30, n_latent)
+    aligned = x - net.shift[batch]
+    width = min(n_latent, 10)
+    assert torch.equal(z[:, :width], aligned[:, :width])
+    assert (z[:, width:] == 0).all()
+    back = net.decode(z, batch, PAIRS)
+    assert back.shape == x.shape
+    torch.testing.assert_close(back[:, :width], x[:, :width])
+    torch.testing.assert_close(back[:, width:], net.shift[batch][:, width:])
+
+
+def test_what_is_decoded_for_another_batch_is_moved_by_its_shift() -> None:
+    net = network(trained=False).eval()
+    nn.init.normal_(net.shift)
+    x, batch = cells()
+    z = net.encode(x, batch)
+    zeros = torch.zeros_like(batch)
+    moved = net.decode(z, zeros + 2) - net.decode(z, zeros)
+    torch.testing.assert_close(moved, (net.shift[2] - net.shift[0]).expand(30, -1))
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(2, [[1.0, 2.0]]), (3, [[1.0, 2.0, 3.0]]), (5, [[1.0, 2.0, 3.0, 0.0, 0.0]])]
+)
+def test_resize_cuts_or_fills_with_zeros(width: int, expected: list[list[float]]) -> None:
+    assert resize(torch.tensor([[1.0, 2.0, 3.0]]), width).tolist() == expected
+
+
+# -- the rules of batch normalisation --------------------------------------------------------------------------------
+
+
+def test_no_linear_layer_before_a_norm_has_a_bias() -> None:
+    net = network()
+    found = kept(net)
+    x, batch = cells()
+    net.decode(net.encode(x, batch, PAIRS), batch, PAIRS)
+    norms = [name for name, module in net.named_modules() if isinstance(module, MatchedBatchNorm)]
+    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear)}
+    assert len(norms) == 2
+    for norm in norms:
+        before = [name for name in linear if torch.equal(found[name][1], found[norm][0])]
+        assert len(before) == 1
+        assert linear[before[0]].bias is None
+
+
+def test_first_the_norm_then_relu_then_dropout() -> None:
+    net = network(dropout=0.5).train()
+    found = kept(net)
+    x, batch = cells()
+    net.encode(x, batch, PAIRS)
+    normed = found["encoder.norm"][1]
+    given_to_dropout, dropped = found["encoder.dropout"]
+    assert torch.equal(found["encoder.expand"][1], found["encoder.norm"][0])
+    assert (normed < 0).any()
+    assert torch.equal(given_to_dropout, normed.clamp(min=0))
+    assert torch.equal(found["encoder.reduce"][0], dropped)
+    left_out = (dropped == 0) & (given_to_dropout > 0)
+    assert 0.3 < left_out.sum() / (given_to_dropout > 0).sum() < 0.7
+    torch.testing.assert_close(dropped[~left_out], 2 * given_to_dropout[~left_out])
+
+
+def test_evaluation_drops_nothing() -> None:
+    net = network(dropout=0.5).eval()
+    x, batch = cells()
+    assert torch.equal(net.encode(x, batch), net.encode(x, batch))
+    net.train()
+    assert not torch.equal(net.encode(x, batch, PAIRS), net.encode(x, batch, PAIRS))
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(0.1, 20))
+def test_scaling_the_weights_before_the_norm_leaves_the_output(seed: int, scale: float) -> None:
+    net = network(seed)
+    x, batch = cells()
+    z = net.encode(x, batch, PAIRS)
+    back = net.decode(z, batch, PAIRS)
+    for block in (net.encoder, net.decoder):
+        block.expand.weight.data *= scale
+    torch.testing.assert_close(net.encode(x, batch, PAIRS), z, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(net.decode(z, batch, PAIRS), back, rtol=1e-2, atol=1e-2)
+
+
+def test_the_norms_are_matched() -> None:
+    """The pairs reach both norms: without them, as many cells give another answer."""
+    net = network()
+    x, batch = cells()
+    nobody = Pairs(*(part[:0] for part in PAIRS))
+    z = net.encode(x, batch, PAIRS)
+    assert (net.encode(x + 5 * batch[:, None], batch, PAIRS) - z).abs().max() > 1e-2
+    assert not torch.allclose(net.encode(x, batch, nobody), z, atol=1e-3)
+    assert not torch.allclose(net.decode(z, batch, nobody), net.decode(z, batch, PAIRS), atol=1e-3)
+
+
+# -- what it knows ---------------------------------------------------------------------------------------------------
+
+
+def test_the_decoder_is_told_the_batch() -> None:
+    net = network().eval()
+    net.shift.zero_()
+    net.decoder.norm.shift.zero_()  # neither of the two other ways in which a batch could differ
+    net.decoder.norm.spread.fill_(1.0)
+    z = torch.randn(6, 4)
+    as_each = [net.decode(z, torch.full((6,), b)) for b in range(3)]
+    for other in as_each[1:]:
+        assert (other - as_each[0]).abs().max() > 1e-2
+
+
+def test_the_encoder_takes_the_shift_of_the_own_batch_away() -> None:
+    net = network(trained=False).eval()
+    x, batch = cells()
+    net.shift[1] = 3.0
+    assert torch.equal(net.aligned(x, batch), torch.where(batch[:, None] == 1, x - 3, x))
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_a_cell_does_not_depend_on_its_companions(way: str) -> None:
+    net = network().eval()
+    x, batch = cells()
+    function, given = (net.encode, x) if way == "encode" else (net.decode, torch.randn(30, 4))
+    together = function(given, batch)
+    for i in (0, 15, 29):
+        torch.testing.assert_close(function(given[i : i + 1], batch[i : i + 1]), together[i : i + 1])
+
+
+def test_every_weight_learns() -> None:
+    net = network()
+    x, batch = cells()
+    (net.decode(net.encode(x, batch, PAIRS), batch, PAIRS) - x).square().sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_from_its_start_the_last_layers_learn() -> None:
+    net = network(trained=False)
+    x, batch = cells()
+    net.decode(net.encode(x, batch, PAIRS), batch, PAIRS).sum().backward()
+    for block in (net.encoder, net.decoder):
+        assert block.reduce.weight.grad.abs().sum() > 0
+
+
+def test_the_configuration_builds_it_again() -> None:
+    net = network().eval()
+    again = Autoencoder(net.config)
+    again.load_state_dict(net.state_dict())
+    x, batch = cells()
+    assert torch.equal(again.eval().encode(x, batch), net.encode(x, batch))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        net.config.n_latent = 5  # type: ignore[misc]
+    buffers = {name for name, _ in net.named_buffers()}
+    statistics = {f"{part}.norm.{s}" for part in ("encoder", "decoder") for s in ("shift", "spread", "mean", "var")}
+    assert buffers == {"shift"} | statistics

@@ -1,0 +1,105 @@
+"""Checks of labels, matrix and device: what passes unchanged, and what is named in the refusal."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellnorm.errors import DataError
+from cellnorm.validation import check_matrix, choose_device, encode_labels
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+# -- labels ----------------------------------------------------------------------------------------------------------
+
+
+@given(labels=st.lists(TEXT | st.integers(-3, 3), min_size=2, max_size=30).filter(lambda v: len(set(map(str, v))) > 1))
+def test_names_and_codes_give_the_labels_back(labels: list[Any]) -> None:
+    names, codes = encode_labels(np.array(labels, dtype=object), len(labels))
+    assert names[codes].tolist() == [str(label) for label in labels]
+    assert names.tolist() == sorted(set(map(str, labels)))
+    assert codes.dtype == np.int64
+    assert names.dtype.kind == "U"
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, np.datetime64("NaT")], ids=repr)
+def test_missing_labels_are_counted(missing: Any) -> None:
+    with pytest.raises(DataError, match="missing for 2 of 5 cells"):
+        encode_labels(np.array(["a", missing, "b", missing, "a"], dtype=object), 5)
+
+
+@pytest.mark.parametrize("kind", ["string", "Int64", "boolean", "category", "datetime64[ns]"])
+def test_missing_labels_of_pandas_are_counted(kind: str) -> None:
+    values = {"boolean": [True, None, False], "Int64": [1, None, 2]}.get(kind, ["2020-01-01", None, "2021-01-01"])
+    with pytest.raises(DataError, match="missing for 1 of 3 cells"):
+        encode_labels(pd.Series(values, dtype=kind), 3)
+
+
+@pytest.mark.parametrize("n_cells", [3, 5])
+def test_labels_are_as_many_as_cells(n_cells: int) -> None:
+    with pytest.raises(DataError, match=rf"each of {n_cells} cells.*\(4,\)"):
+        encode_labels(np.array(["a", "b", "a", "b"]), n_cells)
+
+
+@pytest.mark.parametrize(("labels", "found"), [(["lab 7"] * 3, "only 'lab 7'"), ([], "no cell")])
+def test_one_batch_cannot_be_corrected(labels: list[str], found: str) -> None:
+    with pytest.raises(DataError, match=f"at least two batches, found {found}"):
+        encode_labels(np.array(labels, dtype=str), len(labels))
+
+
+def test_long_names_are_cut_in_messages() -> None:
+    with pytest.raises(DataError) as caught:
+        encode_labels(np.array(["x" * 10_000] * 3), 3)
+    assert len(str(caught.value)) < 300
+
+
+# -- matrix ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, pd.DataFrame])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int32, np.uint8, bool])
+def test_a_finite_matrix_passes(store: Any, kind: type) -> None:
+    if kind is bool and store is sp.coo_matrix:
+        kind = np.int8
+    check_matrix(store(np.eye(5).astype(kind)), 5)
+
+
+@pytest.mark.parametrize("store", [np.asarray, sp.csr_matrix, sp.csc_matrix, pd.DataFrame])
+def test_values_that_are_not_finite_are_counted(store: Any) -> None:
+    X = np.eye(6)
+    X[1, 2], X[3, 3], X[0, 5] = np.nan, np.inf, -np.inf
+    with pytest.raises(DataError, match="3 NaN or infinite"):
+        check_matrix(store(X), 2)
+
+
+def test_fewer_cells_than_dimensions_are_refused() -> None:
+    with pytest.raises(DataError, match="7 dimensions was asked for, found 6 cells"):
+        check_matrix(np.eye(6), 7)
+
+
+# -- device ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cuda", "mps"), [(True, True), (True, False), (False, True), (False, False)])
+def test_devices(cuda: bool, mps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert choose_device("auto") == ("cuda" if cuda else "cpu")
+    assert choose_device("cpu") == "cpu"
+    for device, there in (("cuda", cuda), ("mps", mps)):
+        if there:
+            assert choose_device(device) == device
+        else:
+            with pytest.raises(DataError, match=f"'{device}' was asked for and is not there"):
+                choose_device(device)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(DataError, match=r"'tpu' is unknown\. Choose auto, cpu, cuda or mps"):
+        choose_device("tpu")
