@@ -67,7 +67,7 @@ def main() -> None:
     "--n-latent",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of dimensions of the corrected embedding (default: 20).",
+    help="Number of dimensions of the corrected embedding (default: 30).",
 )
 @click.option(
     "--seed",
@@ -165,8 +165,6 @@ def _correct(
             tl.umap(adata, **{name: value for name, value in params.items() if name == "random_state"})
     info = adata.uns[result_keys()[1]]
     info["seconds"] = {"read": seconds.pop("read"), **info["seconds"], **seconds}
-    n_batches, n_genes = len(info["batches"]["name"]), len(info["genes"])
-    logger.info("used %s in %s, %d genes, %d batches", info["matrix_kind"], info["matrix"], n_genes, n_batches)
     logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["seconds"].items()))
     with _stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import NearestNeighbors
-from threadpoolctl import threadpool_limits
 
 from cellnorm.anchors import cosine, find_anchors, sketch, within_batch_distance
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
 from cellnorm.training import Progress, TrainingConfig, decode, encode, train
@@ -91,10 +91,10 @@ class CellNorm(BaseEstimator):
     def __init__(
         self,
         *,
-        n_latent: int = 20,
+        n_latent: int = 30,
         n_comps: int | None = 50,
-        n_neighbors: int = 20,
-        n_steps: int = 800,
+        n_neighbors: int = 10,
+        n_steps: int = 400,
         n_pairs: int = 256,
         n_hidden: int = 128,
         dropout: float = 0.1,
@@ -139,10 +139,10 @@ class CellNorm(BaseEstimator):
         names, codes = encode_labels(batch, X.shape[0])
         self.device_ = choose_device(self.device)
         check_matrix(X, self.n_latent)
-        self.batches_, self.counts_ = names, np.bincount(codes)
+        self.batches_, self.counts_, self.n_features_in_ = names, np.bincount(codes), X.shape[1]
         self.seconds_: dict[str, float] = {}
         rng = np.random.default_rng(self.random_state)
-        with _one_thread():
+        with one_thread():
             with self._stage("pca", progress):
                 self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
                 pcs = self._features(X)
@@ -179,16 +179,38 @@ class CellNorm(BaseEstimator):
         """
         self._check_fitted()
         check_matrix(X, 0)
+        _check_width(X, self.n_features_in_)
         start = time.perf_counter()
-        with _one_thread():
+        with one_thread():
             pcs = self._features(X) / self.scale_
             z = encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
         self.seconds_["encode"] = time.perf_counter() - start
         return z
 
     def fit_transform(self, X: Any, batch: Any, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Fit, then embed the same cells; see `fit` and `transform`."""
-        return self.fit(X, batch, progress=progress).transform(X, batch)
+        """Fit, then embed the same cells.
+
+        Parameters
+        ----------
+        X, batch, progress
+            As in `fit`.
+
+        Returns
+        -------
+        Embedding, shape (n_cells, n_latent), in the units of the principal components.
+
+        Raises
+        ------
+        DataError
+            As in `fit`.
+        """
+        self.fit(X, batch, progress=progress)
+        if progress:
+            progress("encode", 0, 1, None)
+        z = self.transform(X, batch)
+        if progress:
+            progress("encode", 1, 1, None)
+        return z
 
     def inverse_transform(self, Z: Any, batch: Any = None) -> NDArray[np.float32]:
         """Expression that belongs to embedded cells, as one batch would show it.
@@ -207,14 +229,14 @@ class CellNorm(BaseEstimator):
         """
         self._check_fitted()
         z = np.asarray(Z, np.float32) / self.scale_
+        _check_width(z, self.n_latent)
         codes = np.full(len(z), int(self.counts_.argmax())) if batch is None else self._codes(batch, z)
-        with _one_thread():
+        with one_thread():
             pcs = decode(self.net_, z, codes) * self.scale_
             return pcs if self.front_ is None else self.front_.lift(pcs)
 
     def _train(self, anchors: Any, rng: np.random.Generator, progress: Progress | None) -> None:
         x, batch = self.sketch_, self.sketch_batch_
-        cuda = [torch.cuda.current_device()] if self.device_ == "cuda" else []
         settings = TrainingConfig(
             n_steps=self.n_steps,
             n_pairs=self.n_pairs,
@@ -224,7 +246,7 @@ class CellNorm(BaseEstimator):
             weight_decay=self.weight_decay,
             geometry=self.geometry,
         )
-        with torch.random.fork_rng(devices=cuda):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(int(rng.integers(2**31)))
             config = AutoencoderConfig(x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, self.dropout)
             self.net_ = Autoencoder(config).to(self.device_)
@@ -234,20 +256,23 @@ class CellNorm(BaseEstimator):
     def _features(self, X: Any) -> NDArray[np.float32]:
         if self.front_ is not None:
             return self.front_.project(X)
-        return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
+        dense = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
+        return dense
 
     def _codes(self, batch: Any, pcs: NDArray[np.float32]) -> NDArray[np.int64]:
         if batch is None:
             near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
             return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
-        names, codes = np.unique(np.asarray(batch).astype(str), return_inverse=True)
-        unknown = sorted(set(names) - set(self.batches_))
-        if unknown:
+        place = {name: i for i, name in enumerate(self.batches_)}
+        texts = [str(v) for v in np.asarray(batch).tolist()]
+        if unknown := sorted(set(texts) - set(place)):
             raise DataError(
-                f"Batch {unknown[0]!r:.80} is unknown to the model, made with {', '.join(self.batches_[:10])}. "
+                f"Batch {unknown[0]!r:.80} is unknown to the model, which knows {list(self.batches_[:10])!s:.300}. "
                 "Give one of these, or fit again with the new batch."
             )
-        return np.asarray(np.searchsorted(self.batches_, names)[codes], np.int64)
+        if len(texts) != len(pcs):
+            raise DataError(f"One batch label is needed for each of {len(pcs)} cells, found {len(texts)}.")
+        return np.array([place[t] for t in texts], dtype=np.int64)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "net_"):
@@ -264,13 +289,9 @@ class CellNorm(BaseEstimator):
             progress(name, 1, 1, None)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in a fixed order, whatever the machine: the network is too small to gain from more threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+def _check_width(x: Any, width: int) -> None:
+    if x.ndim != 2 or x.shape[1] != width:
+        raise DataError(
+            f"The model was made with {width} genes or dimensions and got a matrix of shape {x.shape}. "
+            "Give it the same ones in the same order."
+        )

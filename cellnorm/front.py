@@ -12,19 +12,18 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 
+from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
 
 __all__ = ["LinearFront"]
 
 # The covariance matrix of this many genes takes 128 MB; beyond it an iterative solver is the better choice.
 MAX_GENES_EXACT = 4096
-FIT_ROWS = 4096
-# Every product has this many rows, zeros at the end: a cell gives the same bits whatever its companions.
-PROJECT_ROWS = 512
+CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,10 @@ class LinearFront:
                 f"Principal components need at least 2 cells and 1 gene, found {n_cells} x {n_genes}. "
                 "Give more cells, or keep more genes."
             )
-        with threadpool_limits(limits=1):
+        with one_thread():
             fitted = _exact if n_genes <= MAX_GENES_EXACT else _iterative
             mean, loadings, variance, total = fitted(X, n_comps)
-        if not total > 0:
+        if not total > 1e-6 * np.square(mean).sum():  # what rounding leaves of constant genes
             raise DataError(
                 "Principal components were asked for, but no gene varies between the cells. Check the matrix."
             )
@@ -111,12 +110,9 @@ class LinearFront:
                 f"The model was made with {len(self.mean)} genes and got {X.shape[1]}. "
                 "Give it the same genes in the same order."
             )
-        loadings = self.loadings.astype(np.float32)
-        offset = (self.mean @ self.loadings).astype(np.float32)
-        with threadpool_limits(limits=1):
-            return np.concatenate([_filled(chunk) @ loadings - offset for chunk in _chunks(X, PROJECT_ROWS)])[
-                : X.shape[0]
-            ]
+        offset = self.mean @ self.loadings
+        parts = [np.asarray(_sparse(rows) @ self.loadings - offset, np.float32) for rows in _chunks(X)]
+        return np.concatenate(parts)
 
     def lift(self, pcs: NDArray[np.floating]) -> NDArray[np.float32]:
         """Expression that belongs to principal components, shape (n_cells, n_genes), in the units of the fitted X."""
@@ -124,20 +120,19 @@ class LinearFront:
         return np.asarray(lifted, np.float32)
 
 
-def _chunks(X: Any, rows: int) -> Iterator[NDArray[np.float32]]:
-    """Dense float32 pieces of a matrix, at least one."""
-    X = _rows(X)
-    for start in range(0, max(1, X.shape[0]), rows):
-        part = X[start : start + rows]
-        yield part if isinstance(part, np.ndarray) else part.toarray()
+def _chunks(X: Any) -> Iterator[Any]:
+    """Pieces of CHUNK_ROWS rows, at least one: CSR as CSR, dense as dense, in float32."""
+    X = X.tocsr() if hasattr(X, "tocsr") else np.asarray(X)
+    for start in range(0, max(1, X.shape[0]), CHUNK_ROWS):
+        yield X[start : start + CHUNK_ROWS].astype(np.float32)
 
 
-def _rows(X: Any) -> Any:
-    return X.tocsr().astype(np.float32) if hasattr(X, "tocsr") else np.asarray(X, np.float32)
-
-
-def _filled(chunk: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.pad(chunk, ((0, PROJECT_ROWS - len(chunk)), (0, 0)))
+def _sparse(rows: Any) -> Any:
+    """Rows as CSR in canonical form: products go value by value, so that a cell's bits depend on the cell alone."""
+    rows = sp.csr_matrix(rows, dtype=np.float32, copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    return rows
 
 
 Fitted = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
@@ -148,7 +143,8 @@ def _exact(X: Any, n_comps: int) -> Fitted:
     n_cells, n_genes = X.shape
     total = np.zeros(n_genes)
     gram = np.zeros((n_genes, n_genes))
-    for chunk in _chunks(X, FIT_ROWS):
+    for rows in _chunks(X):
+        chunk = rows if isinstance(rows, np.ndarray) else rows.toarray()
         total += chunk.sum(axis=0, dtype=np.float64)
         gram += chunk.T @ chunk
     mean = total / n_cells
@@ -161,7 +157,7 @@ def _exact(X: Any, n_comps: int) -> Fitted:
 
 def _iterative(X: Any, n_comps: int) -> Fitted:
     """Lanczos iterations for many genes (scikit-learn centres sparse matrices implicitly)."""
-    pca = PCA(n_comps, svd_solver="arpack", random_state=0).fit(_rows(X))
+    pca = PCA(n_comps, svd_solver="arpack", random_state=0).fit(_sparse(X))
     total = float(pca.explained_variance_.sum() / pca.explained_variance_ratio_.sum())
     values = [np.asarray(a, np.float64) for a in (pca.mean_, pca.components_.T, pca.explained_variance_)]
     return values[0], values[1], values[2], total

@@ -89,7 +89,10 @@ def highly_variable(
 def _moments(
     matrix: Any, rows: NDArray[np.intp], scale: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and unbiased variance of each gene in some cells, of normalised counts (not of their logarithms)."""
+    """Mean and variance of each gene in some cells, of normalised counts (not of their logarithms).
+
+    The variance is not corrected for n - 1: a common factor cancels when dispersions are standardised.
+    """
     n_cells, n_genes = len(rows), matrix.shape[1]
     total, squares = np.zeros(n_genes), np.zeros(n_genes)
     for part, block in blocks(matrix, rows):
@@ -99,7 +102,7 @@ def _moments(
     mean = total / n_cells
     variance = squares / n_cells - mean**2
     variance[variance <= 1e-12 * squares] = 0  # what rounding leaves of a constant gene
-    return mean, variance * (n_cells / max(n_cells - 1, 1))
+    return mean, variance
 
 
 def _normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, listed
 from cellnorm.pp import N_TOP_GENES, log_expression
+from cellnorm.validation import choose_device
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -98,6 +99,7 @@ def correct(
     """
     result_keys(key_added)
     _check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
+    choose_device(params.get("device", "auto"))  # before any long work
     labels = batch_labels(adata, batch_key)
     start = time.perf_counter()
     X: Any
@@ -112,6 +114,7 @@ def correct(
         )
         _warn_of_empty(X)
     seconds = {"prepare": time.perf_counter() - start}
+    logger.info("using %s in %s: %d columns, %d batches", kind, source, X.shape[1], len(np.unique(labels)))
     _warn_of_small(labels)
     model = CellNorm(**params)
     embedding = model.fit_transform(X, labels, progress=progress)

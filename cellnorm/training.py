@@ -99,15 +99,15 @@ def train(
             found.append(len(anchors))
             stream = _stream(batch, anchors, config, rng)
             net.train()
-        contrast, reconstruction, geometry = loss_terms(net, data, labels, next(stream))
-        loss = contrast + reconstruction + config.geometry * geometry
+        values = loss_terms(net, data, labels, next(stream))
+        loss = values[0] + values[1] + config.geometry * values[2]
         optimizer.step(loss, one_cycle(step, config.n_steps, config.learning_rate))
-        terms[step] = torch.stack([loss, contrast, reconstruction, geometry]).detach()
+        terms[step] = torch.stack([loss, *values]).detach()
         if progress and ((step + 1) % REPORT_EVERY == 0 or step + 1 == config.n_steps):
             progress("train", step + 1, config.n_steps, float(terms[step, 0]))
     net.eval()
-    values = terms.cpu().numpy()
-    return anchors, History({t: values[:, i] for i, t in enumerate(TERMS)}, np.array(found))
+    steps = terms.cpu().numpy()
+    return anchors, History({t: steps[:, i] for i, t in enumerate(TERMS)}, np.array(found))
 
 
 def loss_terms(net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,21 +13,32 @@ from cellnorm.errors import DataError
 __all__ = ["check_matrix", "choose_device", "encode_labels"]
 
 
-def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     """Names of the batches, sorted, and the number of each cell's batch among them."""
     labels = np.asarray(batch)
     if labels.shape != (n_cells,):
         raise DataError(
             f"One batch label is needed for each of {n_cells} cells, found an array of shape {labels.shape}."
         )
-    missing = int(sum(v is None or v != v for v in labels.tolist()))
-    if missing:
+    values = labels.tolist()
+    if missing := sum(_is_missing(v) for v in values):
         raise DataError(f"The batch is missing for {missing} of {n_cells} cells. Name it, or leave these cells out.")
-    names, codes = np.unique(labels.astype(str), return_inverse=True)
+    texts = [str(v) for v in values]
+    names = sorted(set(texts))
     if len(names) < 2:
-        found = f"only {names[0]!r:.80}" if len(names) else "no cell"
+        found = f"only {names[0]!r:.80}" if names else "no cell"
         raise DataError(f"Correction needs at least two batches, found {found}. Check the batch labels.")
-    return names, np.asarray(codes, np.int64)
+    place = {name: i for i, name in enumerate(names)}
+    # Objects, not fixed-width text, in which one long name would make all of them long.
+    return np.array(names, dtype=object), np.array([place[t] for t in texts], dtype=np.int64)
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN, NaT or pandas' NA, which refuses to be compared."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
 
 
 def check_matrix(X: Any, n_latent: int) -> None:
@@ -38,9 +49,12 @@ def check_matrix(X: Any, n_latent: int) -> None:
             "Give more cells than latent dimensions, or set n_latent lower."
         )
     values = np.asarray(X.data if hasattr(X, "tocsr") else X)
-    bad = int(values.size - np.isfinite(values).sum())
+    bad = int(values.size - np.count_nonzero(np.abs(values) <= np.finfo(np.float32).max))
     if bad:
-        raise DataError(f"The matrix holds {bad} NaN or infinite values. Remove these cells or genes, or fill them in.")
+        raise DataError(
+            f"The matrix holds {bad} values that are NaN, infinite or beyond 32 bits. "
+            "Remove these cells or genes, or fill them in."
+        )
 
 
 def choose_device(device: str) -> str:

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cellnorm"
 
 NUMERICS = {
-    "errors", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "training", "estimator", "metrics",
+    "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
+    "determinism", "estimator", "metrics",
 }  # fmt: skip
 GLUE = {"labels", "adata", "hvg", "pp", "tl", "pl", "output", "formats", "io", "report", "datasets"}
 COMMAND_LINE = {"cli", "__main__"}

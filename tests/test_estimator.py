@@ -129,7 +129,7 @@ def test_what_is_known_after_fit(data: Data, fitted: CellNorm) -> None:
     X, batch, _ = data
     names, counts = np.unique(batch, return_counts=True)
     assert fitted.batches_.tolist() == names.tolist()
-    assert fitted.batches_.dtype.kind == "U"
+    assert {type(name) for name in fitted.batches_.tolist()} == {str}
     assert fitted.counts_.tolist() == counts.tolist()
     assert fitted.matched_.shape == counts.shape
     assert (fitted.matched_ > 0).all()
@@ -314,9 +314,13 @@ def test_reordering_the_cells_matters_no_more_than_another_seed(data: Data) -> N
         return np.array([mixing(z, batch[order]), purity(z, kind[order])])
 
     plain = np.arange(len(X))
-    rng = np.random.default_rng(0)
+    sorts = (
+        np.random.default_rng(0).permutation(plain),
+        np.argsort(batch, kind="stable"),
+        np.argsort(kind, kind="stable"),
+    )
     seeds = np.array([scores(plain, seed) for seed in range(4)])
-    orders = np.array([scores(rng.permutation(plain), 0) for _ in range(3)])
+    orders = np.array([scores(order, 0) for order in sorts])
     spread = np.ptp(seeds, axis=0) + 0.01
     assert (spread < 0.1).all()
     assert (np.abs(orders - seeds.mean(axis=0)) <= spread).all()
@@ -356,7 +360,7 @@ def test_proportions_that_differ_are_no_batch_effect() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_batch_of_few_cells_comes_along(n: int) -> None:
-    X, batch, kind = simulated([200, 200, n])
+    X, batch, _ = simulated([200, 200, n])
     model = quick(n_steps=40).fit(X, batch)
     z = model.transform(X, batch)
     assert model.counts_.tolist() == [200, 200, n]
@@ -413,7 +417,7 @@ def test_more_cells_than_the_sketch_holds(data: Data, monkeypatch: pytest.Monkey
 
 
 def test_a_representation_can_be_corrected(data: Data) -> None:
-    X, batch, kind = data
+    _, batch, kind = data
     plain, _ = before_and_after(data, n_steps=0)
     model = quick(n_comps=None, n_latent=10, n_steps=80, n_pairs=128).fit(plain.astype(np.float64), batch)
     assert model.front_ is None
@@ -504,11 +508,11 @@ BAD: dict[str, tuple[Callable[[NDArray[Any], NDArray[Any]], tuple[Any, Any]], st
     "labels too few": (lambda X, b: (X, b[:-1]), r"each of 90 cells.*\(89,\)"),
     "labels in columns": (lambda X, b: (X, np.stack([b, b], axis=1)), r"\(90, 2\)"),
     "one label": (lambda X, _: (X, "lab"), r"\(\)"),
-    "NaN": (spoilt(np.nan), "1 NaN or infinite"),
-    "infinite": (spoilt(np.inf), "1 NaN or infinite"),
-    "minus infinite": (spoilt(-np.inf), "1 NaN or infinite"),
+    "NaN": (spoilt(np.nan), "1 values that are NaN"),
+    "infinite": (spoilt(np.inf), "1 values that are NaN"),
+    "minus infinite": (spoilt(-np.inf), "1 values that are NaN"),
     "too large for a float32": (spoilt(1e300), "infinite|large"),
-    "NaN in CSR": (lambda X, b: (sp.csr_matrix(spoilt(np.nan)(X, b)[0]), b), "1 NaN or infinite"),
+    "NaN in CSR": (lambda X, b: (sp.csr_matrix(spoilt(np.nan)(X, b)[0]), b), "1 values that are NaN"),
     "few cells": (lambda X, b: (X[:5], b[:5]), "6 dimensions.*5 cells"),
     "no difference": (lambda X, b: (np.ones_like(X), b), "no gene varies"),
 }
@@ -532,14 +536,14 @@ def test_as_many_cells_as_dimensions_are_enough() -> None:
 
 
 AFTER: dict[str, tuple[Callable[[CellNorm, NDArray[Any], NDArray[Any]], Any], str]] = {
-    "unknown batch": (lambda m, X, b: m.transform(X, np.where(b == 0, 7, b)), "Batch '7' is unknown.*0, 1, 2"),
+    "unknown batch": (lambda m, X, b: m.transform(X, np.where(b == 0, 7, b)), r"Batch '7' is unknown.*0\W+1\W+2"),
     "missing label": (lambda m, X, b: m.transform(X, np.where(b == 0, np.nan, b)), "unknown|missing"),
     "labels too few": (lambda m, X, b: m.transform(X, b[:-1]), "each of 90 cells"),
     "one label of many": (lambda m, X, b: m.transform(X, b[:1]), "each of 90 cells"),
     "too few genes": (lambda m, X, b: m.transform(X[:, :-1], b), "40 genes.*39"),
     "too many genes": (lambda m, X, b: m.transform(np.hstack([X, X]), b), "40 genes.*80"),
-    "NaN": (lambda m, X, b: m.transform(spoilt(np.nan)(X, b)[0], b), "1 NaN or infinite"),
-    "infinite without labels": (lambda m, X, b: m.transform(spoilt(np.inf)(X, b)[0]), "1 NaN or infinite"),
+    "NaN": (lambda m, X, b: m.transform(spoilt(np.nan)(X, b)[0], b), "1 values that are NaN"),
+    "infinite without labels": (lambda m, X, b: m.transform(spoilt(np.inf)(X, b)[0]), "1 values that are NaN"),
     "back to an unknown batch": (lambda m, X, b: m.inverse_transform(m.transform(X, b), b + 5), "Batch '5' is unknown"),
     "labels too few on the way back": (
         lambda m, X, b: m.inverse_transform(m.transform(X, b), b[:1]),

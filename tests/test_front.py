@@ -95,7 +95,7 @@ def test_many_genes_take_another_way_to_the_same_components(monkeypatch: pytest.
 def test_more_cells_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     X = expression()
     whole = LinearFront.fit(X, 5)
-    monkeypatch.setattr(front, "FIT_ROWS", 7)
+    monkeypatch.setattr(front, "CHUNK_ROWS", 7)
     pieces = LinearFront.fit(X, 5)
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=1e-5, err_msg=name)

@@ -105,9 +105,7 @@ def test_the_sides_and_the_order_of_the_pairs_do_not_matter(seed: int) -> None:
     order = torch.randperm(len(pairs.left), generator=generator(seed))
     swapped = Pairs(pairs.right[order], pairs.left[order], pairs.weight[order])
     for statistic in (matched_shift, matched_spread):
-        torch.testing.assert_close(
-            statistic(x, batch, swapped, 3), statistic(x, batch, pairs, 3), rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(statistic(x, batch, swapped, 3), statistic(x, batch, pairs, 3), rtol=1e-4, atol=1e-5)
 
 
 @given(seed=SEEDS)

@@ -1,6 +1,7 @@
 """Loss terms against cases worked by hand."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellnorm.anchors import find_anchors
+from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
 from cellnorm.losses import REACH, contrast, geometry, reconstruction, squared_distances
+from cellnorm.training import TrainingConfig, train
 
 SEEDS = st.integers(0, 10**6)
 
@@ -16,6 +20,42 @@ SEEDS = st.integers(0, 10**6)
 def embeddings(seed: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, generator=rng), torch.randn(n, 3, generator=rng)
+
+
+# -- what is trained on ----------------------------------------------------------------------------------------------
+
+
+def trained(n_steps: int, **weights: float) -> dict[str, np.ndarray]:
+    """The terms of a small training; each term weighs what is given, or as much as if its weight were not one."""
+    x = embeddings(0, 60)[0].numpy()
+    batch = np.arange(60) % 2
+    plain = {
+        "n_steps": n_steps,
+        "n_pairs": 16,
+        "n_others": 4,
+        "n_neighbors": 5,
+        "learning_rate": 0.02,
+        "weight_decay": 0.0,
+    }
+    optional = {field.name: 1.0 for field in fields(TrainingConfig)} | weights
+    config = TrainingConfig(**{**optional, **plain})
+    torch.manual_seed(0)
+    net = Autoencoder(AutoencoderConfig(n_features=3, n_batches=2, n_latent=2, n_hidden=5, dropout=0.0))
+    return train(net, x, batch, find_anchors(x, batch, 5), config, np.random.default_rng(0))[1].terms
+
+
+@pytest.mark.parametrize("weights", [{}, {"geometry": 0.0}, {"geometry": 0.5}])
+def test_the_loss_is_the_sum_of_its_terms(weights: dict[str, float]) -> None:
+    loss, *terms = (values for values in trained(8, **weights).items())
+    assert loss[0] == "loss"
+    assert all((values[1:] > 0).all() for _, values in terms)
+    assert set(weights) <= {name for name, _ in terms}
+    np.testing.assert_allclose(loss[1], sum(weights.get(name, 1.0) * values for name, values in terms), rtol=1e-5)
+
+
+def test_the_geometry_is_kept_where_it_weighs() -> None:
+    light, heavy = (trained(60, geometry=weight)["geometry"][-10:].mean() for weight in (0.0, 30.0))
+    assert heavy < 0.9 * light
 
 
 # -- reconstruction --------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from neighborhoods import mixing, purity
 
 import cellnorm as cn
 
-# Least gain in mixing and largest loss of purity against uncorrected components of the same genes. In the first set each
-# batch has a type of dendritic cells that the other lacks, whose nearest kin there is the other's: some purity is lost.
+# Least gain in mixing and largest loss of purity against uncorrected components of the same genes. In the first set
+# each batch has a type of dendritic cells that the other lacks, and these two are close kin: some purity is lost.
 SETS = {
     "dendritic_villani": (0.25, 0.13),
     "pbmc_3tech_small": (0.4, 0.02),

@@ -26,7 +26,9 @@ def random_anchors(batch: NDArray[Any], n: int, rng: np.random.Generator) -> Anc
     return Anchors(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64))
 
 
-def drawn(batch: NDArray[Any], anchors: Anchors, *, seed: int = 0, pairs: int = 16, others: int = 8) -> Iterator[Minibatch]:
+def drawn(
+    batch: NDArray[Any], anchors: Anchors, *, seed: int = 0, pairs: int = 16, others: int = 8
+) -> Iterator[Minibatch]:
     return minibatches(batch, anchors, np.random.default_rng(seed), n_pairs=pairs, n_others=others)
 
 
@@ -120,7 +122,9 @@ def test_every_batch_has_its_share_in_every_minibatch() -> None:
     batch, anchors = dense(sizes, 5)
     expected = shares(np.array(sizes), 70)
     assert expected.tolist() == [40, 20, 10]
-    asked = np.array([np.bincount(batch[m.cells[: m.n_pairs]], minlength=3) for m in islice(drawn(batch, anchors, pairs=70), 40)])
+    asked = np.array(
+        [np.bincount(batch[m.cells[: m.n_pairs]], minlength=3) for m in islice(drawn(batch, anchors, pairs=70), 40)]
+    )
     assert (asked <= expected).all()
     # what is missing are the pairs that share a cell with another one
     assert (asked >= expected / 2).all()
@@ -130,7 +134,9 @@ def test_every_batch_has_its_share_in_every_minibatch() -> None:
 
 def test_a_small_batch_is_in_every_minibatch_though_chance_would_leave_it_out() -> None:
     batch, anchors = dense([2000, 2000, 8], 2)
-    of_small = [np.bincount(batch[m.cells], minlength=3)[2] for m in islice(drawn(batch, anchors, pairs=32, others=0), 50)]
+    of_small = [
+        np.bincount(batch[m.cells], minlength=3)[2] for m in islice(drawn(batch, anchors, pairs=32, others=0), 50)
+    ]
     assert min(of_small) >= 1
     assert 64 * 8 / 4008 < 0.2  # what chance would give it
 
@@ -162,6 +168,7 @@ def test_every_anchor_and_every_cell_comes_round() -> None:
 def test_a_round_of_the_deck_asks_every_cell_once() -> None:
     batch, anchors = dense([64, 64], 6)
     rounds = list(islice(drawn(batch, anchors, pairs=16, others=0), 8))  # 8 of each batch at a time
+    assert rounds[0].cells[: rounds[0].n_pairs].max() > 64  # and not the first ones first
     asked = np.bincount(np.concatenate([m.cells[: m.n_pairs] for m in rounds]), minlength=128)
     assert asked.max() == 1
     assert asked.sum() >= 0.8 * 128
@@ -202,3 +209,4 @@ def test_minibatches_follow_their_generator() -> None:
     assert first == again
     assert first != other
     assert first[0] != first[1]
+    assert set(first[0]) != set(other[0])

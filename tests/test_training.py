@@ -37,7 +37,14 @@ def cells(
 
 
 def settings(n_steps: int, **changes: Any) -> TrainingConfig:
-    plain = {"n_pairs": 32, "n_others": 8, "n_neighbors": 5, "learning_rate": 3e-3, "weight_decay": 1e-4, "geometry": 0.1}
+    plain = {
+        "n_pairs": 32,
+        "n_others": 8,
+        "n_neighbors": 5,
+        "learning_rate": 3e-3,
+        "weight_decay": 1e-4,
+        "geometry": 0.1,
+    }
     return TrainingConfig(n_steps=n_steps, **{**plain, **changes})
 
 
@@ -77,7 +84,9 @@ def test_training_decays_as_it_was_told(steps: list[tuple[AdamW, float]]) -> Non
     assert len(steps) == 3
     assert len({id(optimizer) for optimizer, _ in steps}) == 1
     decays = {names[id(p)]: decay for p, decay in steps[0][0].parameters}
-    assert decays == {name: 0.125 if name.endswith(("expand.weight", "reduce.weight")) else 0.0 for name in names.values()}
+    assert decays == {
+        name: 0.125 if name.endswith(("expand.weight", "reduce.weight")) else 0.0 for name in names.values()
+    }
 
 
 def test_the_learning_rate_rises_once_and_falls_to_nothing(steps: list[tuple[AdamW, float]]) -> None:

@@ -25,7 +25,7 @@ def test_names_and_codes_give_the_labels_back(labels: list[Any]) -> None:
     assert names[codes].tolist() == [str(label) for label in labels]
     assert names.tolist() == sorted(set(map(str, labels)))
     assert codes.dtype == np.int64
-    assert names.dtype.kind == "U"
+    assert all(type(name) is str for name in names)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, np.datetime64("NaT")], ids=repr)
@@ -74,7 +74,7 @@ def test_a_finite_matrix_passes(store: Any, kind: type) -> None:
 def test_values_that_are_not_finite_are_counted(store: Any) -> None:
     X = np.eye(6)
     X[1, 2], X[3, 3], X[0, 5] = np.nan, np.inf, -np.inf
-    with pytest.raises(DataError, match="3 NaN or infinite"):
+    with pytest.raises(DataError, match="3 values that are NaN"):
         check_matrix(store(X), 2)
 
 
