@@ -50,6 +50,8 @@ class CellNorm(BaseEstimator):
         Width of the hidden layers.
     dropout
         Share of hidden units left out in training.
+    contrast
+        Weight of telling a cell's partner from all others, against seeing the other batch as the partner does.
     geometry
         Weight of the distances between cells of one batch, which should stay, against what the anchors ask for.
     learning_rate
@@ -93,11 +95,12 @@ class CellNorm(BaseEstimator):
         *,
         n_latent: int = 30,
         n_comps: int | None = 50,
-        n_neighbors: int = 10,
+        n_neighbors: int = 20,
         n_steps: int = 400,
         n_pairs: int = 256,
         n_hidden: int = 128,
         dropout: float = 0.1,
+        contrast: float = 1.0,
         geometry: float = 0.3,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,
@@ -111,6 +114,7 @@ class CellNorm(BaseEstimator):
         self.n_pairs = n_pairs
         self.n_hidden = n_hidden
         self.dropout = dropout
+        self.contrast = contrast
         self.geometry = geometry
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -198,18 +202,12 @@ class CellNorm(BaseEstimator):
         Returns
         -------
         Embedding, shape (n_cells, n_latent), in the units of the principal components.
-
-        Raises
-        ------
-        DataError
-            As in `fit`.
         """
+        report = progress or (lambda *state: None)
         self.fit(X, batch, progress=progress)
-        if progress:
-            progress("encode", 0, 1, None)
+        report("encode", 0, 1, None)
         z = self.transform(X, batch)
-        if progress:
-            progress("encode", 1, 1, None)
+        report("encode", 1, 1, None)
         return z
 
     def inverse_transform(self, Z: Any, batch: Any = None) -> NDArray[np.float32]:
@@ -220,8 +218,7 @@ class CellNorm(BaseEstimator):
         Z
             Embedding, shape (n_cells, n_latent).
         batch
-            The batch whose frame is wanted, per cell; None: the largest batch for all, so that the cells can be
-            compared.
+            The batch whose frame is wanted, per cell; None: the largest batch for all, to make them comparable.
 
         Returns
         -------
@@ -244,6 +241,7 @@ class CellNorm(BaseEstimator):
             n_neighbors=self.n_neighbors,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
+            contrast=self.contrast,
             geometry=self.geometry,
         )
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["contrast", "geometry", "reconstruction"]
+__all__ = ["contrast", "geometry", "kinship", "reconstruction"]
 
 # Squared distance over which the geometry of a batch is kept; the nearest neighbours are at about 1.
 REACH = 4.0
@@ -32,6 +32,33 @@ def contrast(left: Tensor, right: Tensor) -> Tensor:
     logits = -squared_distances(left, right)
     truth = torch.arange(len(left), device=left.device)
     return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
+
+
+def kinship(u: Tensor, z: Tensor, batch: Tensor, n_pairs: int) -> Tensor:
+    """A cell sees the cells of its partner's batch as its partner sees them: cross-entropy of two softmax rows.
+
+    Contrast pushes a cell away from all that are not its partner, its partner's own kin among them. Here the partner's
+    batch says who the kin are: the target is a Gaussian kernel of the partner's distances before the correction (as in
+    stochastic neighbour embedding, Hinton and Roweis 2002, across batches).
+
+    Parameters
+    ----------
+    u, z
+        Coordinates before and after, shapes (n_cells, n_dims) and (n_cells, n_latent); the first 2 n_pairs rows are the
+        pairs, left sides first.
+    batch
+        Batch of each cell, shape (n_cells,).
+    n_pairs
+        Number of pairs.
+    """
+    if not n_pairs:
+        return z[:0].sum()
+    cell = torch.arange(2 * n_pairs, device=z.device)
+    partner = (cell + n_pairs) % (2 * n_pairs)
+    elsewhere = batch[partner][:, None] != batch[None, :]
+    target = (-squared_distances(u[partner], u)).masked_fill(elsewhere, -torch.inf).softmax(dim=1)
+    seen = (-squared_distances(z[: 2 * n_pairs], z)).masked_fill(elsewhere, -torch.inf).log_softmax(dim=1)
+    return -(target * seen.masked_fill(elsewhere, 0)).sum(dim=1).mean()
 
 
 def geometry(u: Tensor, z: Tensor, batch: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from cellnorm.sampling import Minibatch, minibatches
 __all__ = ["History", "Progress", "TrainingConfig", "decode", "encode", "train"]
 
 Progress = Callable[[str, int, int, float | None], None]
-TERMS = ("loss", "contrast", "reconstruction", "geometry")
+TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
 REPORT_EVERY = 25
 # Chunks are always this long, filled up with zeros: a cell gives the same bits whatever its companions.
 CHUNK_CELLS = 4096
@@ -36,6 +36,7 @@ class TrainingConfig:
     n_neighbors: int
     learning_rate: float
     weight_decay: float
+    contrast: float
     geometry: float
 
 
@@ -100,7 +101,8 @@ def train(
             stream = _stream(batch, anchors, config, rng)
             net.train()
         values = loss_terms(net, data, labels, next(stream))
-        loss = values[0] + values[1] + config.geometry * values[2]
+        contrast, kinship, reconstruction, geometry = values
+        loss = config.contrast * contrast + kinship + reconstruction + config.geometry * geometry
         optimizer.step(loss, one_cycle(step, config.n_steps, config.learning_rate))
         terms[step] = torch.stack([loss, *values]).detach()
         if progress and ((step + 1) % REPORT_EVERY == 0 or step + 1 == config.n_steps):
@@ -110,8 +112,10 @@ def train(
     return anchors, History({t: steps[:, i] for i, t in enumerate(TERMS)}, np.array(found))
 
 
-def loss_terms(net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Contrast, reconstruction and geometry of one minibatch, without waiting for the device."""
+def loss_terms(
+    net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Contrast, kinship, reconstruction and geometry of one minibatch, without waiting for the device."""
     n = mini.n_pairs
     cells = torch.from_numpy(mini.cells).to(data.device, non_blocking=True)
     x, batch = data[cells], labels[cells]
@@ -121,6 +125,7 @@ def loss_terms(net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch) 
     start = resize(net.aligned(x, batch), net.config.n_latent)
     return (
         losses.contrast(z[:n], z[n : 2 * n]),
+        losses.kinship(start, z, batch, n),
         losses.reconstruction(net.decode(z, batch, pairs), x),
         losses.geometry(start, z, batch),
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cellnorm.anchors import find_anchors
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
-from cellnorm.losses import REACH, contrast, geometry, reconstruction, squared_distances
+from cellnorm.losses import REACH, contrast, geometry, kinship, reconstruction, squared_distances
 from cellnorm.training import TrainingConfig, train
 
 SEEDS = st.integers(0, 10**6)
@@ -44,7 +44,7 @@ def trained(n_steps: int, **weights: float) -> dict[str, np.ndarray]:
     return train(net, x, batch, find_anchors(x, batch, 5), config, np.random.default_rng(0))[1].terms
 
 
-@pytest.mark.parametrize("weights", [{}, {"geometry": 0.0}, {"geometry": 0.5}])
+@pytest.mark.parametrize("weights", [{}, {"contrast": 0.0, "geometry": 0.0}, {"contrast": 0.3, "geometry": 0.5}])
 def test_the_loss_is_the_sum_of_its_terms(weights: dict[str, float]) -> None:
     loss, *terms = (values for values in trained(8, **weights).items())
     assert loss[0] == "loss"
@@ -219,3 +219,47 @@ def test_squared_distances_are_those_of_a_loop(seed: int) -> None:
     expected = [[math.dist(i, j) ** 2 for j in b.tolist()] for i in a.tolist()]
     np.testing.assert_allclose(squared_distances(a, b).numpy(), expected, rtol=1e-3, atol=1e-4)
     assert (squared_distances(a + 100, a + 100) >= 0).all()
+
+
+# -- kinship ---------------------------------------------------------------------------------------------------------
+
+
+def softmax(rows: list[float]) -> np.ndarray:
+    return np.exp(rows) / np.exp(rows).sum()
+
+
+def test_kinship_of_a_known_case() -> None:
+    # one pair (cells 0 and 1), one other cell of each of their batches
+    u = torch.tensor([[0.0], [10.0], [1.0], [12.0]])
+    z = torch.tensor([[0.0], [0.5], [1.0], [2.0]])
+    batch = torch.tensor([0, 1, 0, 1])
+    right = softmax([0, -4]) @ -np.log(softmax([-0.25, -4]))  # cell 0 looks at cells 1 and 3 as cell 1 saw them
+    left = softmax([0, -1]) @ -np.log(softmax([-0.25, -0.25]))  # cell 1 looks at cells 0 and 2 as cell 0 saw them
+    assert kinship(u, z, batch, 1).item() == pytest.approx((left + right) / 2, rel=1e-5)
+
+
+@given(seed=SEEDS)
+def test_kinship_is_least_where_partners_coincide_and_nothing_else_moved(seed: int) -> None:
+    base, noise = embeddings(seed, 8)
+    batch = torch.arange(2).repeat_interleave(8)
+    u = torch.cat([base, base + 5.0])  # the same cells in two batches, the second one shifted
+    merged = torch.cat([base, base])
+    best = kinship(u, merged, batch, 8)
+    assert best < kinship(u, u, batch, 8)
+    assert best <= kinship(u, merged + 0.3 * torch.cat([noise, noise.flip(0)]), batch, 8) + 1e-6
+
+
+def test_kinship_holds_kin_together_where_contrast_pushes_them_apart() -> None:
+    spread = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    u, batch = torch.zeros(16, 2), torch.arange(2).repeat_interleave(8)  # one type: all cells alike
+    together, apart = torch.zeros(16, 2), torch.cat([spread, spread])
+    assert kinship(u, apart, batch, 8) > kinship(u, together, batch, 8)
+    assert contrast(apart[:8], apart[8:]) < contrast(together[:8], together[8:])
+
+
+def test_kinship_of_no_pairs_is_zero_and_gradients_are_finite() -> None:
+    z = torch.zeros(4, 3, requires_grad=True)
+    assert kinship(z.detach(), z, torch.tensor([0, 0, 1, 1]), 0).item() == 0
+    kinship(z.detach(), z, torch.tensor([0, 0, 1, 1]), 2).backward()
+    assert z.grad is not None
+    assert torch.isfinite(z.grad).all()

@@ -43,6 +43,7 @@ def settings(n_steps: int, **changes: Any) -> TrainingConfig:
         "n_neighbors": 5,
         "learning_rate": 3e-3,
         "weight_decay": 1e-4,
+        "contrast": 1.0,
         "geometry": 0.1,
     }
     return TrainingConfig(n_steps=n_steps, **{**plain, **changes})
