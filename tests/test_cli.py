@@ -435,8 +435,8 @@ from cellnorm.estimator import CellNorm
 
 CellNorm.__init__.__kwdefaults__["n_steps"] = 20  # so that training does not take all the moments
 source, output = sys.argv[1:]
-moments, whole_run = random.Random(0), None
-for number in range(9):
+moments, whole_run, killed, number = random.Random(0), None, 0, 0
+while killed < 8:
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -445,9 +445,12 @@ for number in range(9):
         time.sleep(moments.uniform(0, whole_run))
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    whole_run = whole_run or time.perf_counter() - start
+    killed += status == -signal.SIGKILL
+    if status == 0:  # the first one pays for what is loaded late: later ones are done sooner
+        whole_run = min(whole_run or 60.0, time.perf_counter() - start)
     if os.path.exists(output):
         os.rename(output, output + str(number))
+    number += 1
     print(status, file=sys.stderr)
 """
 
@@ -460,8 +463,8 @@ def test_killed_at_random_moments_the_result_is_complete_or_absent(source: Path)
     )
     statuses = ran.stderr.split()
     assert statuses[0] == "0"
-    assert statuses.count("-9") >= 6  # the others were done a moment before
-    found = sorted(source.parent.glob("in.cellnorm.h5ad?"))
+    assert set(statuses) == {"0", "-9"}  # whole at first, and where the moment came too late
+    found = sorted(source.parent.glob("in.cellnorm.h5ad?*"))
     assert found
     for path in found:
         assert ad.read_h5ad(path).obsm["X_cellnorm"].shape[0] == 300
