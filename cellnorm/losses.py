@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["contrast", "geometry", "kinship", "reconstruction"]
+__all__ = ["contrast", "geometry", "kinship", "reconstruction", "squared_distances"]
 
 # Squared distance over which the geometry of a batch is kept; the nearest neighbours are at about 1.
 REACH = 4.0
@@ -34,7 +34,7 @@ def contrast(left: Tensor, right: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
 
 
-def kinship(u: Tensor, z: Tensor, batch: Tensor, n_pairs: int) -> Tensor:
+def kinship(before: Tensor, after: Tensor, batch: Tensor, n_pairs: int) -> Tensor:
     """A cell sees the cells of its partner's batch as its partner sees them: cross-entropy of two softmax rows.
 
     Contrast pushes a cell away from all that are not its partner, its partner's own kin among them. Here the partner's
@@ -43,25 +43,25 @@ def kinship(u: Tensor, z: Tensor, batch: Tensor, n_pairs: int) -> Tensor:
 
     Parameters
     ----------
-    u, z
-        Coordinates before and after, shapes (n_cells, n_dims) and (n_cells, n_latent); the first 2 n_pairs rows are the
-        pairs, left sides first.
+    before, after
+        Squared distances between all cells before and after the correction, both (n_cells, n_cells); the first
+        2 n_pairs cells are the pairs, left sides first.
     batch
         Batch of each cell, shape (n_cells,).
     n_pairs
         Number of pairs.
     """
     if not n_pairs:
-        return z[:0].sum()
-    cell = torch.arange(2 * n_pairs, device=z.device)
+        return after[:0].sum()
+    cell = torch.arange(2 * n_pairs, device=after.device)
     partner = (cell + n_pairs) % (2 * n_pairs)
     elsewhere = batch[partner][:, None] != batch[None, :]
-    target = (-squared_distances(u[partner], u)).masked_fill(elsewhere, -torch.inf).softmax(dim=1)
-    seen = (-squared_distances(z[: 2 * n_pairs], z)).masked_fill(elsewhere, -torch.inf).log_softmax(dim=1)
+    target = (-before[partner]).masked_fill(elsewhere, -torch.inf).softmax(dim=1)
+    seen = (-after[: 2 * n_pairs]).masked_fill(elsewhere, -torch.inf).log_softmax(dim=1)
     return -(target * seen.masked_fill(elsewhere, 0)).sum(dim=1).mean()
 
 
-def geometry(u: Tensor, z: Tensor, batch: Tensor) -> Tensor:
+def geometry(before: Tensor, after: Tensor, batch: Tensor) -> Tensor:
     """Mean squared change of the distances between cells of one batch, near cells first.
 
     What a batch says of its own cells is biology, whatever the batch effect: a correction may move cells together, but
@@ -69,14 +69,11 @@ def geometry(u: Tensor, z: Tensor, batch: Tensor) -> Tensor:
 
     Parameters
     ----------
-    u
-        Coordinates before, shape (n_cells, n_dims).
-    z
-        Coordinates after, shape (n_cells, n_latent).
+    before, after
+        Squared distances between all cells before and after the correction, both (n_cells, n_cells).
     batch
         Batch of each cell, shape (n_cells,).
     """
-    before, after = squared_distances(u, u), squared_distances(z, z)
     near = (batch[:, None] == batch[None, :]) * torch.exp(-before / (2 * REACH))
     near.fill_diagonal_(0)
     # The root has no slope at zero distance: the clamp keeps the gradient of coinciding cells finite.

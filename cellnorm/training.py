@@ -123,11 +123,12 @@ def loss_terms(
     pairs = Pairs(position[:n], position[n:], torch.ones(n, device=data.device))
     z = net.encode(x, batch, pairs)
     start = resize(net.aligned(x, batch), net.config.n_latent)
+    before, after = losses.squared_distances(start, start), losses.squared_distances(z, z)
     return (
         losses.contrast(z[:n], z[n : 2 * n]),
-        losses.kinship(start, z, batch, n),
+        losses.kinship(before, after, batch, n),
         losses.reconstruction(net.decode(z, batch, pairs), x),
-        losses.geometry(start, z, batch),
+        losses.geometry(before, after, batch),
     )
 
 
