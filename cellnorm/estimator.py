@@ -181,15 +181,7 @@ class CellNorm(BaseEstimator):
         DataError
             An unknown batch, another number of genes, NaN or infinite values.
         """
-        self._check_fitted()
-        check_matrix(X, 0)
-        _check_width(X, self.n_features_in_)
-        start = time.perf_counter()
-        with one_thread():
-            pcs = self._features(X) / self.scale_
-            z = encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
-        self.seconds_["encode"] = time.perf_counter() - start
-        return z
+        return self._embed(X, batch, None)
 
     def fit_transform(self, X: Any, batch: Any, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Fit, then embed the same cells.
@@ -203,12 +195,7 @@ class CellNorm(BaseEstimator):
         -------
         Embedding, shape (n_cells, n_latent), in the units of the principal components.
         """
-        report = progress or (lambda *state: None)
-        self.fit(X, batch, progress=progress)
-        report("encode", 0, 1, None)
-        z = self.transform(X, batch)
-        report("encode", 1, 1, None)
-        return z
+        return self.fit(X, batch, progress=progress)._embed(X, batch, progress)
 
     def inverse_transform(self, Z: Any, batch: Any = None) -> NDArray[np.float32]:
         """Expression that belongs to embedded cells, as one batch would show it.
@@ -251,11 +238,18 @@ class CellNorm(BaseEstimator):
             anchors, self.history_ = train(self.net_, x, batch, anchors, settings, rng, progress)
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 
+    def _embed(self, X: Any, batch: Any, progress: Progress | None) -> NDArray[np.float32]:
+        self._check_fitted()
+        check_matrix(X, 0)
+        _check_width(X, self.n_features_in_)
+        with self._stage("encode", progress), one_thread():
+            pcs = self._features(X) / self.scale_
+            return encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
+
     def _features(self, X: Any) -> NDArray[np.float32]:
         if self.front_ is not None:
             return self.front_.project(X)
-        dense = np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
-        return dense
+        return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
 
     def _codes(self, batch: Any, pcs: NDArray[np.float32]) -> NDArray[np.int64]:
         if batch is None:

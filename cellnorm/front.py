@@ -124,7 +124,7 @@ def _chunks(X: Any) -> Iterator[Any]:
     """Pieces of CHUNK_ROWS rows, at least one: CSR as CSR, dense as dense, in float32."""
     X = X.tocsr() if hasattr(X, "tocsr") else np.asarray(X)
     for start in range(0, max(1, X.shape[0]), CHUNK_ROWS):
-        yield X[start : start + CHUNK_ROWS].astype(np.float32)
+        yield X[start : start + CHUNK_ROWS].astype(np.float32, copy=False)
 
 
 def _sparse(rows: Any) -> Any:
