@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -210,7 +211,11 @@ def _alive(pid: int) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(40):  # zarr's other writers may still be at work in the folder for a moment after one has failed
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.05)
     else:
         with contextlib.suppress(OSError):
             path.unlink()
