@@ -1,22 +1,16 @@
 """The command line: parse, call, write, exit code. What is talked about goes to stderr, results go to stdout."""
 
-import contextlib
 import logging
 import os
-import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from logging.handlers import MemoryHandler
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cellnorm import __version__
-from cellnorm.errors import DataError
+from cellnorm.console import exit_codes, plain, stage, talk
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -26,7 +20,6 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-LONGEST_LINE = 1500  # characters of a message; names in it may come from a file
 
 
 @click.group(context_settings=SETTINGS)
@@ -122,9 +115,9 @@ def correct(
     if output is None and len(inputs) > 1:
         raise click.UsageError("Several inputs need a name for their result: -o merged.h5ad")
     chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
-    with _exit_codes(), _talk(quiet, verbose) as progress:
+    with exit_codes(), talk(quiet, verbose) as progress:
         written = _correct(inputs, output, list(batch_keys), layer, chosen, umap=umap, force=force, progress=progress)
-    click.echo(_plain(str(written)) if sys.stdout.isatty() else os.fsencode(written))
+    click.echo(plain(str(written)) if sys.stdout.isatty() else os.fsencode(written))
 
 
 def _correct(
@@ -148,7 +141,7 @@ def _correct(
     from cellnorm.labels import guess_batch_key
 
     seconds: dict[str, float] = {}
-    with _stage("read", seconds, progress):
+    with stage("read", seconds, progress):
         if len(inputs) == 1:
             adata = io.read(inputs[0])
         else:
@@ -161,120 +154,13 @@ def _correct(
         batch_keys = [key]
     tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
     if umap:
-        with _stage("umap", seconds, progress):
+        with stage("umap", seconds, progress):
             tl.umap(adata, **{name: value for name, value in params.items() if name == "random_state"})
     info = adata.uns[result_keys()[1]]
     info["seconds"] = {"read": seconds.pop("read"), **info["seconds"], **seconds}
     logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["seconds"].items()))
-    with _stage("write", seconds, progress):
+    with stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None
         io.write(adata, target, source=source, keys=result_slots(umap=umap), force=force)
     logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
     return target
-
-
-@contextlib.contextmanager
-def _stage(name: str, seconds: dict[str, float], progress: "Progress") -> Iterator[None]:
-    """Time a stage that cannot tell how far it is."""
-    start = time.perf_counter()
-    progress(name, 0, 1, None)
-    yield
-    progress(name, 1, 1, None)
-    seconds[name] = time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn an error in the data into one line and 1, and a stopped run into 128 and the signal's number."""
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    except DataError as error:
-        click.echo(f"cellnorm: {_plain(str(error))}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        click.echo("cellnorm: interrupted", err=True)
-        sys.exit(128 + signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the tidying up
-    sys.exit(128 + number)
-
-
-@contextlib.contextmanager
-def _talk(quiet: bool, verbose: bool) -> Iterator["Progress"]:
-    """Bring what the package logs to stderr, and draw a bar there for each stage.
-
-    What is said before the computation starts is held back until it does, so that an error stands alone.
-    """
-    out = logging.StreamHandler(sys.stderr)
-    out.addFilter(_harmless)
-    held = MemoryHandler(1000, logging.DEBUG if verbose else sys.maxsize, target=out, flushOnClose=False)
-    package = logging.getLogger("cellnorm")
-    level = package.level
-    package.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    package.addHandler(held)
-    draw = _bars(sys.stderr.isatty() and not quiet)
-
-    def release() -> None:
-        held.flushLevel = logging.NOTSET
-        held.flush()
-
-    def progress(stage: str, done: int, total: int, loss: float | None) -> None:
-        if stage not in ("read", "prepare"):
-            release()
-        draw(stage, done, total, loss)
-
-    try:
-        with warnings.catch_warnings():
-            if not verbose:
-                warnings.simplefilter("ignore")
-            yield progress
-        release()
-    finally:
-        draw("", 0, 0, None)
-        package.removeHandler(held)
-        package.setLevel(level)
-
-
-def _bars(shown: bool) -> "Progress":
-    """Draw one bar per stage; it stays on the screen if its stage took over a second."""
-    bar: Any = None
-
-    def draw(stage: str, done: int, total: int, loss: float | None) -> None:
-        nonlocal bar
-        if not shown:
-            return
-        if bar is not None and bar.desc != stage:
-            bar.close()
-            bar = None
-        if bar is None and stage:
-            from tqdm import tqdm
-
-            style = "{desc:<8}{percentage:3.0f}% |{bar}| {elapsed}{postfix}"
-            bar = tqdm(total=total, desc=stage, file=sys.stderr, leave=False, dynamic_ncols=True, bar_format=style)
-        if loss is not None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-        if bar is not None:
-            bar.update(done - bar.n)
-            if done == total:
-                bar.leave = bar.format_dict["elapsed"] > 1
-                bar.close()
-                bar = None
-
-    return draw
-
-
-def _harmless(record: logging.LogRecord) -> bool:
-    """Make a message one line of printable characters: names in it may come from a file."""
-    warned = "warning: " if record.levelno >= logging.WARNING else ""
-    record.msg, record.args = _plain(warned + record.getMessage()), None
-    return True
-
-
-def _plain(text: str) -> str:
-    line = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
-    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"

@@ -23,7 +23,6 @@ from click.testing import CliRunner, Result
 from command import correct, few_steps, folder_content, h5_content
 
 import cellnorm as cn
-from cellnorm import cli
 from cellnorm.cli import main
 
 __all__ = ["few_steps"]
@@ -289,43 +288,6 @@ def test_quiet_means_quiet_and_verbose_speaks_at_once(source: Path, tmp_path: Pa
     assert loud.stderr.splitlines()[-1] == failed.stderr.strip()
 
 
-class Clock:
-    """A clock for tqdm that goes on when told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.mark.parametrize("seconds", [0.5, 5.0])
-def test_a_bar_stays_if_its_stage_took_over_a_second(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tqdm.std.time", clock)
-    draw = cli._bars(True)
-    for done in range(11):
-        draw("train", done, 10, 1.0 / (done + 1))
-        clock.now += seconds / 10
-    draw("encode", 1, 2, None)
-    draw("", 0, 0, None)  # what is unfinished is wiped away
-    shown = capsys.readouterr().err
-    last = [line.split("\r")[-1].strip() for line in shown.split("\n")]
-    if seconds > 1:
-        assert "train" in last[0]
-        assert "100%" in last[0]
-        assert "loss 0.0909" in last[0]
-        assert last[1:] == [""]
-    else:
-        assert last == [""]
-
-
-def test_no_bars_where_they_are_not_wanted(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._bars(False)("train", 1, 2, 0.5)
-    assert capsys.readouterr().err == ""
-
-
 def test_on_a_terminal_there_are_bars_with_the_loss(source: Path) -> None:
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 80))
@@ -345,26 +307,6 @@ def test_on_a_terminal_there_are_bars_with_the_loss(source: Path) -> None:
     assert (process.returncode, output) == (0, f"{source.with_name('in.cellnorm.h5ad')}\n".encode())
     assert re.search(rb"train +\d+% \|", shown)
     assert b"loss" in shown
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain é 細胞", "plain é 細胞"),
-        ("two\nlines\tand\u2028more", "two lines and more"),
-        ("\x1b[31mred\x07\x9b", "\\x1b[31mred\\x07\\x9b"),
-        ("\u202eright to left\udcff", "\\u202eright to left\\udcff"),
-    ],
-)
-def test_messages_are_one_line_of_printable_characters(text: str, expected: str) -> None:
-    assert cli._plain(text) == expected
-
-
-def test_long_messages_keep_both_ends() -> None:
-    line = cli._plain("start" + "x" * 100_000 + "end")
-    assert len(line) < 2000
-    assert line.startswith("start")
-    assert line.endswith("end")
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -1,4 +1,4 @@
-"""Correct an AnnData in one line, and lay the result out for a look."""
+"""Correct an AnnData in one line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellnorm import __version__
-from cellnorm.adata import representation, result_keys, umap_keys, write_result
+from cellnorm.adata import representation, result_keys, write_result
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, listed
@@ -25,7 +24,7 @@ from cellnorm.validation import choose_device
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["correct", "umap"]
+__all__ = ["correct"]
 
 logger = logging.getLogger(__name__)
 
@@ -135,51 +134,6 @@ def correct(
     target = adata.copy() if copy else adata
     write_result(target, key_added, embedding, info)
     return target if copy else None
-
-
-def umap(adata: AnnData, *, key_added: str | None = None, random_state: int = 0) -> None:
-    """Lay a corrected embedding out in two dimensions (scanpy's neighbors and UMAP).
-
-    Nothing that is there already is overwritten: neighbors and UMAP get names of their own.
-
-    Parameters
-    ----------
-    adata
-        After `cellnorm.tl.correct`.
-    key_added
-        As given to `cellnorm.tl.correct`.
-    random_state
-        Seed of the layout.
-
-    Returns
-    -------
-    None
-        Sets obsm['X_umap_cellnorm'] (n_cells, 2) and its parameters in uns, uns['cellnorm_neighbors'],
-        obsp['cellnorm_neighbors_distances'] and obsp['cellnorm_neighbors_connectivities'].
-
-    Raises
-    ------
-    DataError
-        If there is no corrected embedding.
-
-    Examples
-    --------
-    >>> import anndata as ad, numpy as np, scanpy as sc, cellnorm as cn
-    >>> adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (60, 40)).astype("float32"))
-    >>> adata.obs["batch"] = ["a", "b"] * 30
-    >>> cn.tl.correct(adata, "batch", n_latent=5, n_steps=10)
-    >>> cn.tl.umap(adata)
-    >>> axes = sc.pl.embedding(adata, "X_umap_cellnorm", color="batch", show=False)
-    """
-    embedding, _ = result_keys(key_added)
-    if embedding not in adata.obsm:
-        raise DataError(
-            f"The UMAP needs obsm[{embedding!r}], but obsm holds: {listed(adata.obsm)}. "
-            "Run cellnorm.tl.correct first, with the same key_added."
-        )
-    picture, neighbors = umap_keys(key_added)
-    sc.pp.neighbors(adata, use_rep=embedding, key_added=neighbors, random_state=random_state)
-    sc.tl.umap(adata, neighbors_key=neighbors, key_added=picture, random_state=random_state)
 
 
 def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:

@@ -1,0 +1,6 @@
+"""What is done to an AnnData in one line each."""
+
+from cellnorm.tl._correct import correct
+from cellnorm.tl._umap import umap
+
+__all__ = ["correct", "umap"]
