@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
 
-__all__ = ["BATCH_NAMES", "batch_labels", "guess_batch_key", "listed"]
+__all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "listed"]
 
 # What a column that tells experiments apart is usually called, the likeliest first. Capitals and separators do not
 # count: "Batch ID", "batch-id" and "batchID" are all "batch_id".
@@ -161,11 +161,11 @@ def guess_batch_key(obs: pd.DataFrame) -> tuple[str, str]:
     >>> guess_batch_key(pd.DataFrame({"Donor ID": ["a", "b"] * 10, "age": 0}))[0]
     'Donor ID'
     """
-    rank = {_bare(name): place for place, name in reversed(list(enumerate(BATCH_NAMES)))}
+    rank = {bare_name(name): place for place, name in reversed(list(enumerate(BATCH_NAMES)))}
     columns = {str(name): _partition(obs.iloc[:, place]) for place, name in enumerate(obs.columns)}
     levels = {name: int(codes.max(initial=-1)) + 1 for name, codes in columns.items()}
     sized = [name for name in columns if 2 <= levels[name] <= len(obs) / 10]
-    usual = sorted((name for name in sized if _bare(name) in rank), key=lambda name: rank[_bare(name)])
+    usual = sorted((name for name in sized if bare_name(name) in rank), key=lambda name: rank[bare_name(name)])
     different = [name for name in usual if not np.array_equal(columns[name], columns[usual[0]])]
     advice = "Say which one with --batch-key (in Python: batch_key)."
     if usual and not different:
@@ -182,7 +182,14 @@ def guess_batch_key(obs: pd.DataFrame) -> tuple[str, str]:
     )
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """The name of a column without capitals and separators.
+
+    Examples
+    --------
+    >>> bare_name("Batch-ID")
+    'batchid'
+    """
     return re.sub(r"[\W_]", "", name.lower())
 
 
