@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellnorm.layers import MatchedBatchNorm, Pairs
+from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift
 
 __all__ = ["Autoencoder", "AutoencoderConfig"]
 
@@ -41,7 +41,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, batch: Tensor, pairs: Pairs | None) -> Tensor:
         """Map features, shape (n_cells, n_in), to (n_cells, n_out)."""
-        out: Tensor = self.reduce(self.dropout(functional.relu(self.norm(self.expand(x), batch, pairs))))
+        return self.finish(self.norm(self.expand(x), batch, pairs))
+
+    def finish(self, h: Tensor) -> Tensor:
+        """What follows the norm, shape (n_cells, n_out)."""
+        out: Tensor = self.reduce(self.dropout(functional.relu(h)))
         return out
 
 
@@ -84,6 +88,26 @@ class Autoencoder(nn.Module):
         u = self.aligned(x, batch)
         out: Tensor = resize(u, self.config.n_latent) + self.encoder(u, batch, pairs)
         return out
+
+    def encode_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
+        """Embedding of cells whose batches are split further, with frozen weights and frozen statistics of the batches.
+
+        Each part's offset and spread within its batch come from the pairs, found layer by layer.
+
+        Parameters
+        ----------
+        x, batch
+            As in `encode`.
+        part
+            Number of the part that a cell is in, from 0, shape (n_cells,).
+        pairs
+            Matched cells of different parts.
+        """
+        u = self.aligned(x, batch)
+        u = u - matched_shift(u, part, pairs, int(part.max()) + 1)[part]
+        h = self.encoder.expand(u)
+        h = self.encoder.norm.forward_parts(h, batch, part, pairs)
+        return resize(u, self.config.n_latent) + self.encoder.finish(h)
 
     def decode(self, z: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Features of an embedding as the given batches would show them, shape (n_cells, n_features)."""

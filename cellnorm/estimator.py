@@ -14,13 +14,14 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import NearestNeighbors
 
+from cellnorm.alarm import Alarm, judge
 from cellnorm.anchors import cosine, find_anchors, sketch, within_batch_distance
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
 from cellnorm.determinism import one_thread
-from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
+from cellnorm.null import null_check
 from cellnorm.training import Progress, TrainingConfig, decode, encode, train
-from cellnorm.validation import check_matrix, choose_device, encode_labels
+from cellnorm.validation import check_matrix, check_width, choose_device, encode_labels, known_codes
 
 __all__ = ["CellNorm"]
 
@@ -76,7 +77,7 @@ class CellNorm(BaseEstimator):
     history_
         Loss terms of every step.
     seconds_
-        Seconds per stage: pca, anchors, train, encode.
+        Seconds per stage: pca, anchors, train, encode, check.
 
     Examples
     --------
@@ -213,11 +214,28 @@ class CellNorm(BaseEstimator):
         """
         self._check_fitted()
         z = np.asarray(Z, np.float32) / self.scale_
-        _check_width(z, self.n_latent)
+        check_width(z, self.n_latent)
         codes = np.full(len(z), int(self.counts_.argmax())) if batch is None else self._codes(batch, z)
         with one_thread():
             pcs = decode(self.net_, z, codes) * self.scale_
             return pcs if self.front_ is None else self.front_.lift(pcs)
+
+    def check(self, *, progress: Progress | None = None) -> Alarm:
+        """Judge the correction on the cells of the sketch, without cell types, and split the largest batch as a null.
+
+        Returns
+        -------
+        Alarm
+            See `cellnorm.alarm.Alarm`: a verdict, why, and the numbers behind it.
+        """
+        self._check_fitted()
+        with self._stage("check", progress), one_thread():
+            after = encode(self.net_, self.sketch_, self.sketch_batch_)
+            names, largest = self.batches_[self.sketch_batch_], int(np.argmax(self.counts_))
+            found = judge(self.sketch_, after, names, n_neighbors=self.n_neighbors, random_state=self.random_state)
+            cells = self.sketch_[self.sketch_batch_ == largest]
+            rng = np.random.default_rng(self.random_state)
+            return found.with_null(*null_check(self.net_, cells, largest, self.n_neighbors, rng))
 
     def _train(self, anchors: Any, rng: np.random.Generator, progress: Progress | None) -> None:
         x, batch = self.sketch_, self.sketch_batch_
@@ -241,7 +259,7 @@ class CellNorm(BaseEstimator):
     def _embed(self, X: Any, batch: Any, progress: Progress | None) -> NDArray[np.float32]:
         self._check_fitted()
         check_matrix(X, 0)
-        _check_width(X, self.n_features_in_)
+        check_width(X, self.n_features_in_)
         with self._stage("encode", progress), one_thread():
             pcs = self._features(X) / self.scale_
             return encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
@@ -255,16 +273,7 @@ class CellNorm(BaseEstimator):
         if batch is None:
             near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
             return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
-        place = {name: i for i, name in enumerate(self.batches_)}
-        texts = [str(v) for v in np.asarray(batch).tolist()]
-        if unknown := sorted(set(texts) - set(place)):
-            raise DataError(
-                f"Batch {unknown[0]!r:.80} is unknown to the model, which knows {list(self.batches_[:10])!s:.300}. "
-                "Give one of these, or fit again with the new batch."
-            )
-        if len(texts) != len(pcs):
-            raise DataError(f"One batch label is needed for each of {len(pcs)} cells, found {len(texts)}.")
-        return np.array([place[t] for t in texts], dtype=np.int64)
+        return known_codes(batch, self.batches_, len(pcs))
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "net_"):
@@ -279,11 +288,3 @@ class CellNorm(BaseEstimator):
         self.seconds_[name] = time.perf_counter() - start
         if progress:
             progress(name, 1, 1, None)
-
-
-def _check_width(x: Any, width: int) -> None:
-    if x.ndim != 2 or x.shape[1] != width:
-        raise DataError(
-            f"The model was made with {width} genes or dimensions and got a matrix of shape {x.shape}. "
-            "Give it the same ones in the same order."
-        )

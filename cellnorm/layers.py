@@ -143,6 +143,19 @@ class MatchedBatchNorm(nn.Module):
         x = (x - (mean + shift)[batch]) / (spread * (var + self.eps).sqrt())[batch]
         return x if self.gamma is None or self.beta is None else x * self.gamma + self.beta
 
+    def forward_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
+        """Normalise features of batches that are split further: each part gets an offset and a spread from the pairs.
+
+        The frozen statistics of the batches stay; `part` numbers the parts from 0, shape (n_cells,).
+        """
+        shift, spread, mean, _ = self.frozen()
+        n_parts = int(part.max()) + 1
+        further = matched_shift(x, part, pairs, n_parts)[part]
+        centred = x - (mean + shift)[batch] - further
+        factor = matched_spread(centred / spread[batch], part, pairs, n_parts)[part]
+        out: Tensor = self(centred / factor + (mean + shift)[batch], batch)
+        return out
+
     def frozen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The statistics used in evaluation: shift, spread (per batch), mean, var (shared)."""
         return self.shift, self.spread, self.mean, self.var

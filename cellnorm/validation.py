@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
 
-__all__ = ["check_matrix", "choose_device", "encode_labels"]
+__all__ = ["check_matrix", "check_width", "choose_device", "encode_labels", "known_codes"]
 
 
 def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
@@ -31,6 +31,20 @@ def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArra
     place = {name: i for i, name in enumerate(names)}
     # Objects, not fixed-width text, in which one long name would make all of them long.
     return np.array(names, dtype=object), np.array([place[t] for t in texts], dtype=np.int64)
+
+
+def known_codes(batch: Any, names: NDArray[np.object_], n_cells: int) -> NDArray[np.int64]:
+    """The number of each cell's batch among the batches of a model."""
+    place = {name: i for i, name in enumerate(names)}
+    texts = [str(v) for v in np.asarray(batch).tolist()]
+    if unknown := sorted(set(texts) - set(place)):
+        raise DataError(
+            f"Batch {unknown[0]!r:.80} is unknown to the model, which knows {list(names[:10])!s:.300}. "
+            "Give one of these, or fit again with the new batch."
+        )
+    if len(texts) != n_cells:
+        raise DataError(f"One batch label is needed for each of {n_cells} cells, found {len(texts)}.")
+    return np.array([place[t] for t in texts], dtype=np.int64)
 
 
 def _is_missing(value: Any) -> bool:
@@ -67,3 +81,12 @@ def choose_device(device: str) -> str:
     if not there[device]:
         raise DataError(f"Device {device!r} was asked for and is not there. Choose auto or cpu.")
     return device
+
+
+def check_width(x: Any, width: int) -> None:
+    """Refuse a matrix that has not as many columns as the model was made with."""
+    if x.ndim != 2 or x.shape[1] != width:
+        raise DataError(
+            f"The model was made with {width} genes or dimensions and got a matrix of shape {x.shape}. "
+            "Give it the same ones in the same order."
+        )

@@ -1,6 +1,8 @@
 """What is done to an AnnData in one line each."""
 
 from cellnorm.tl._correct import correct
+from cellnorm.tl._diagnose import diagnose
+from cellnorm.tl._evaluate import evaluate
 from cellnorm.tl._umap import umap
 
-__all__ = ["correct", "umap"]
+__all__ = ["correct", "diagnose", "evaluate", "umap"]

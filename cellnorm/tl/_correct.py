@@ -78,7 +78,8 @@ def correct(
     -------
     None or AnnData
         Sets obsm['X_cellnorm'] (n_cells, n_latent; float32) and uns['cellnorm']: parameters, random_state, versions,
-        batch_key, batches (name, n_cells, n_matched), history, matrix, matrix_kind, genes, seconds, device.
+        batch_key, batches (name, n_cells, n_matched), alarm (see `cellnorm.alarm.Alarm`: verdict, reason, numbers, by
+        batch and by cluster), history, matrix, matrix_kind, genes, seconds, device.
 
     Raises
     ------
@@ -117,6 +118,9 @@ def correct(
     _warn_of_small(labels)
     model = CellNorm(**params)
     embedding = model.fit_transform(X, labels, progress=progress)
+    alarm = model.check(progress=progress)
+    say = logger.info if alarm.verdict == "good" else logger.warning
+    say("verdict %s: %s", alarm.verdict, alarm.reason)
     asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
     info = {
         "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
@@ -124,6 +128,7 @@ def correct(
         "versions": {"cellnorm": __version__, **{name: version(name) for name in LIBRARIES}},
         "batch_key": [batch_key] if isinstance(batch_key, str) else list(batch_key),
         "batches": {"name": model.batches_, "n_cells": model.counts_, "n_matched": model.matched_},
+        "alarm": alarm.to_dict(),
         "history": model.history_.to_dict(),
         "matrix": source,
         "matrix_kind": kind,

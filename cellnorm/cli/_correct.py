@@ -1,9 +1,11 @@
-"""The command line: parse, call, write, exit code. What is talked about goes to stderr, results go to stdout."""
+"""`cellnorm correct`."""
 
 import logging
 import os
+import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +17,12 @@ from cellnorm.console import exit_codes, plain, stage, talk
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["main"]
+__all__ = ["correct"]
 
 logger = logging.getLogger(__name__)
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-
-@click.group(context_settings=SETTINGS)
-@click.version_option(__version__, prog_name="cellnorm")
-def main() -> None:
-    """Remove batch effects from single-cell data.
-
-    `cellnorm correct cells.h5ad` writes cells.cellnorm.h5ad: your file and a corrected embedding of every cell.
-    """
-
-
-@main.command(short_help="Bring the cells of several labs, donors or protocols into one embedding.")
+@click.command(short_help="Bring the cells of several labs, donors or protocols into one embedding.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -74,7 +65,16 @@ def main() -> None:
     help="Where to compute (default: auto, which takes a graphics card if there is one).",
 )
 @click.option("--umap", is_flag=True, help="Also add neighbors and a UMAP of the corrected embedding.")
-@click.option("-f", "--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write a web page (.html) that shows what was done and whether it worked.",
+)
+@click.option(
+    "--label-key", metavar="COLUMN", help="Column with cell types, for the report alone: never for correcting."
+)
+@click.option("-f", "--force", is_flag=True, help="Replace the output (and the report) if it exists.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors; no progress bars.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more, and as it happens.")
 @click.version_option(__version__, prog_name="cellnorm")
@@ -85,6 +85,8 @@ def correct(
     layer: str | None,
     seed: int | None,
     umap: bool,
+    report: Path | None,
+    label_key: str | None,
     force: bool,
     quiet: bool,
     verbose: bool,
@@ -108,15 +110,21 @@ def correct(
     Examples:
         cellnorm correct cells.h5ad
         cellnorm correct cells.h5ad --batch-key donor --umap
+        cellnorm correct cells.h5ad --report report.html --label-key cell_type
         cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad
     """  # noqa: D301 - click takes \b as "leave these lines as they are"
     if quiet and verbose:
         raise click.UsageError("-q and -v exclude each other.")
     if output is None and len(inputs) > 1:
         raise click.UsageError("Several inputs need a name for their result: -o merged.h5ad")
+    if label_key is not None and report is None:
+        raise click.UsageError("--label-key is for the report: name one with --report FILE, or leave it out.")
     chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
     with exit_codes(), talk(quiet, verbose) as progress:
-        written = _correct(inputs, output, list(batch_keys), layer, chosen, umap=umap, force=force, progress=progress)
+        page = None if report is None else (report, label_key)
+        written = _correct(
+            inputs, output, list(batch_keys), layer, chosen, page, umap=umap, force=force, progress=progress
+        )
     click.echo(plain(str(written)) if sys.stdout.isatty() else os.fsencode(written))
 
 
@@ -126,6 +134,7 @@ def _correct(
     batch_keys: list[str],
     layer: str | None,
     params: dict[str, Any],
+    page: tuple[Path, str | None] | None,
     *,
     umap: bool,
     force: bool,
@@ -140,6 +149,11 @@ def _correct(
     from cellnorm.adata import result_keys, result_slots
     from cellnorm.labels import guess_batch_key
 
+    if page is not None:
+        from cellnorm.report import check_report
+
+        check_report(page[0], force=force)
+
     seconds: dict[str, float] = {}
     with stage("read", seconds, progress):
         if len(inputs) == 1:
@@ -152,6 +166,7 @@ def _correct(
         key, why = guess_batch_key(adata.obs) if len(inputs) == 1 else (of_file, "one batch per file")
         logger.info("batches: column %r (%s)", key, why)
         batch_keys = [key]
+    write_page = None if page is None else _page(adata, batch_keys, layer, *page, force=force, progress=progress)
     tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
     if umap:
         with stage("umap", seconds, progress):
@@ -162,5 +177,46 @@ def _correct(
     with stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None
         io.write(adata, target, source=source, keys=result_slots(umap=umap), force=force)
+    if write_page is not None:  # last: what was computed is safe by now
+        with stage("report", seconds, progress):
+            write_page(result_keys()[0])
     logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
     return target
+
+
+def _page(
+    adata: Any,
+    batch_keys: list[str],
+    layer: str | None,
+    target: Path,
+    label_key: str | None,
+    *,
+    force: bool,
+    progress: "Progress",
+) -> Callable[[str], None]:
+    """Diagnose before the correction; what comes back writes the report after it."""
+    from cellnorm import tl
+    from cellnorm.pl._style import obs_column
+    from cellnorm.report import write_correction
+
+    if label_key is not None:
+        obs_column(adata, label_key)  # a wrong name is refused before any long work
+    with stage("diagnose", {}, progress):
+        diagnosis = tl.diagnose(adata, batch_keys, layer=layer)
+
+    def write(embedding: str) -> None:
+        scores = tl.evaluate(adata, batch_keys, label_key, use_rep=embedding, intervals=True)
+        command = shlex.join(["cellnorm", *sys.argv[1:]])
+        write_correction(
+            target,
+            adata,
+            batch_key=batch_keys,
+            label_key=label_key,
+            command=command,
+            scores=scores,
+            diagnosis=diagnosis,
+            force=force,
+        )
+        logger.info("wrote %s", target)
+
+    return write

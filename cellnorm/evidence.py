@@ -1,0 +1,184 @@
+"""What one correction did to each cluster of each batch: laid onto another kind, left apart from its own, or well.
+
+Before, the clusters of each batch are found in that batch alone, and the anchors say which clusters of two batches are
+of one kind. After, clusters of one kind should lie in each other, and clusters of two kinds should not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellnorm.clusters import aligned, blocks, distances, mutual, near, own_clusters, side_by_side
+
+__all__ = ["APART", "GRADES", "Finding", "View", "finding", "look", "worst"]
+
+IntArray = NDArray[np.int64]
+Floats = NDArray[np.float64]
+K = 15  # neighbours of a cell in its own batch
+LEAST = 10  # cells of a cluster that is judged
+# Thresholds, calibrated by benchmarks/alarm_calibration.py on simulated and real data.
+MERGED_BEFORE, MERGED_AFTER = 0.25, 0.4  # neighbours in the other cluster, relative to chance: told apart, mixed
+MIXED, NEARER = 0.5, 0.25  # clusters of two batches that lie less apart, and came nearer by this, are taken for one
+AGAINST, DOUBTFUL = 0.8, 0.55  # evidence that such clusters are of two kinds, see `_against`
+TRUSTED = 0.2  # share of a cluster's cells that have partners, from which on its match is relied on
+APART = 0.75  # clusters of one kind that lie further apart were not corrected
+THIN = 0.3  # share of own neighbours kept by a cluster, below which it deserves a look
+GRADES = ("good", "look", "under-corrected", "over-corrected")
+
+
+class View(NamedTuple):
+    """Cells looked at, sorted by batch, and what was found about them.
+
+    Attributes
+    ----------
+    batch, cluster
+        Of each cell; clusters are numbered through all batches.
+    parts
+        Where each batch lies.
+    of_batch, cells
+        Batch and indices of the cells of each cluster.
+    before, after
+        Distances between all cells.
+    seen_before, seen_after
+        Share of each cluster (column) among the neighbours in their own batch of each cluster's cells (row).
+    partner
+        Mutual near neighbours of different batches once the common offset is off, shape (n_cells, n_cells).
+    left
+        Distances between the centres of clusters, without the common offset.
+    kept
+        Share of its own neighbours that each cell kept.
+    """
+
+    batch: IntArray
+    cluster: IntArray
+    parts: list[slice]
+    of_batch: IntArray
+    cells: list[IntArray]
+    before: Tensor
+    after: Tensor
+    seen_before: Floats
+    seen_after: Floats
+    partner: NDArray[np.bool_]
+    left: Floats
+    kept: Floats
+
+
+class Finding(NamedTuple):
+    """What became of one cluster; `merged_with` is another cluster or -1, `apart` NaN where no match is relied on."""
+
+    cluster: int
+    verdict: str
+    merged_with: int
+    apart: float
+    apart_before: float
+
+
+def worst(*verdicts: str) -> str:
+    """The gravest of verdicts.
+
+    Examples
+    --------
+    >>> worst("look", "over-corrected", "good")
+    'over-corrected'
+    """
+    return max(verdicts, key=GRADES.index)
+
+
+def look(before: NDArray[np.float32], after: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> View:
+    """Gather what is to be known of cells that are sorted by batch."""
+    parts = blocks(batch)
+    old, new = distances(before), distances(after)
+    x, without_offset = aligned(before, batch, n_neighbors)
+    partner = mutual(without_offset, parts, max(1, n_neighbors // 4)).numpy()
+    cluster, kept, of_batch = np.empty(len(batch), np.int64), np.empty(len(batch)), np.empty(0, np.int64)
+    tables = []
+    for b, part in enumerate(parts):
+        cluster[part] = own_clusters(old[part, part], K) + len(of_batch)
+        of_batch = np.append(of_batch, np.full(cluster[part].max() + 1 - len(of_batch), b))
+        tables.append([near(d[part, part], K, own=True).numpy() for d in (old, new)])
+        kept[part] = [np.isin(a, b).mean() for a, b in zip(*tables[-1], strict=True)]
+    cells = [np.flatnonzero(cluster == c) for c in range(len(of_batch))]
+    seen = np.zeros((2, len(cells), len(cells)))
+    for part, of_part in zip(parts, tables, strict=True):
+        for when, table in enumerate(of_part):
+            rows = np.repeat(cluster[part], table.shape[1])
+            np.add.at(seen[when], (rows, cluster[part][table.ravel()]), 1)
+    seen /= seen.sum(2, keepdims=True)
+    centre = np.stack([x[c].mean(0) for c in cells]).astype(np.float64)
+    left = np.linalg.norm(centre[:, None] - centre[None], axis=2)
+    return View(batch, cluster, parts, of_batch, cells, old, new, seen[0], seen[1], partner, left, kept)
+
+
+def finding(view: View, c: int) -> Finding:
+    """Look at a cluster: merged with another kind, left apart from its own, or neither."""
+    merged_with = next((r for r in _rivals(view, c) if _merged_within(view, c, r)), -1)
+    thin = view.kept[view.cells[c]].mean() < THIN
+    verdict = "over-corrected" if merged_with >= 0 else "look" if thin else "good"
+    gaps: list[tuple[float, float]] = []
+    for b, part in enumerate(view.parts):
+        if b == view.of_batch[c]:
+            continue
+        seen = near(view.after[view.cells[c], part], 5).numpy() + part.start
+        onto = int(np.bincount(view.cluster[seen.ravel()]).argmax())
+        if len(view.cells[onto]) >= LEAST and _merged_across(view, c, onto):
+            against = _against(view, c, onto)
+            if against > DOUBTFUL:
+                merged_with = onto if merged_with < 0 else merged_with
+                verdict = worst(verdict, "over-corrected" if against > AGAINST else "look")
+        if (kin := _kin(view, c, part)) >= 0:
+            gaps.append((_gap(view.after, view, c, kin), _gap(view.before, view, c, kin)))
+    apart, apart_before = np.mean(gaps, axis=0) if gaps else (np.nan, np.nan)
+    verdict = worst(verdict, "under-corrected" if apart > APART else "good")
+    return Finding(c, verdict, merged_with, float(apart), float(apart_before))
+
+
+def _rivals(view: View, c: int) -> list[int]:
+    """The other clusters of a cluster's batch."""
+    own = np.flatnonzero(view.of_batch == view.of_batch[c])
+    return [int(r) for r in own if r != c and len(view.cells[r]) >= LEAST]
+
+
+def _gap(apart: Tensor, view: View, a: int, b: int) -> float:
+    return side_by_side(apart, view.cells[a], view.cells[b])
+
+
+def _merged_within(view: View, c: int, rival: int) -> bool:
+    """Whether two clusters of one batch were told apart before and are mixed after."""
+    both = len(view.cells[c]) + len(view.cells[rival])
+
+    def share(seen: Floats) -> float:
+        """What the clusters see of each other, relative to what chance gives in the two together."""
+        return max(float(seen[a, b]) * both / len(view.cells[b]) for a, b in ((c, rival), (rival, c)))
+
+    return share(view.seen_before) < MERGED_BEFORE and share(view.seen_after) > MERGED_AFTER
+
+
+def _merged_across(view: View, a: int, b: int) -> bool:
+    """Whether the correction laid two clusters of two batches into each other."""
+    after = _gap(view.after, view, a, b)
+    return after < MIXED and _gap(view.before, view, a, b) - after > NEARER
+
+
+def _against(view: View, a: int, b: int) -> float:
+    """Evidence that two clusters of two batches are not of one kind.
+
+    The distance between their centres without the offset that the batches share, in units of the distance to the
+    nearest other cluster of their own batch (the larger of the two), less the share of cells that have a partner in
+    the other.
+    """
+    nearest = [min(view.left[c, _rivals(view, c)], default=0) for c in (a, b)]
+    matched = [view.partner[np.ix_(view.cells[c], view.cells[d])].any(1).mean() for c, d in ((a, b), (b, a))]
+    return float(view.left[a, b] / max(nearest) - np.mean(matched)) if max(nearest) > 0 else 0.0
+
+
+def _kin(view: View, c: int, part: slice) -> int:
+    """The cluster of another batch that most partners of a cluster are in; -1 if too few of its cells have one."""
+    partner = view.partner[view.cells[c], part]
+    if partner.any(1).mean() < TRUSTED:
+        return -1
+    kin = int(np.bincount(view.cluster[part], partner.sum(0)).argmax())
+    return kin if len(view.cells[kin]) >= LEAST else -1
