@@ -108,7 +108,7 @@ def side_by_side(apart: Tensor, a: IntArray, b: IntArray) -> float:
     1.0
     """
     cells = np.concatenate([a, b])
-    k = int(np.clip(min(len(a), len(b)) // 2, 3, 15))
+    k = int(np.clip(min(len(a), len(b)) // 2, 1, 15))
     found = near(apart[cells][:, cells], k, own=True).numpy()
     first = np.arange(len(cells)) < len(a)
     own = (first[found] == first[:, None]).mean(1)

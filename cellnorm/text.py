@@ -136,9 +136,9 @@ def score_csv(scores: pd.DataFrame) -> str:
     """
     flat = scores.copy()
     if scores.columns.nlevels > 1:
-        flat.columns = pd.Index(
-            [name if part == "value" else f"{name} {part}" for name, part in scores.columns.to_list()]
-        )
+        names, parts = (scores.columns.get_level_values(level) for level in (0, 1))
+        pairs = zip(names, parts, strict=True)
+        flat.columns = pd.Index([name if part == "value" else f"{name} {part}" for name, part in pairs])
     return flat.to_csv(lineterminator="\n").rstrip("\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,13 @@ from cellnorm.pl._style import Levels
 
 __all__ = ["Badge", "badges", "curve_image", "layout", "point_image", "same_level"]
 
-SIDE, DPI = 4.6, 200  # inches and pixels per inch: sharp at 460 CSS pixels on a fine screen
+SIDE, DPI = 4.6, 180  # inches and pixels per inch: sharp at 460 CSS pixels on a fine screen
 LEAST_CELLS = 15  # fewer have no neighbourhoods to lay out
 MARGIN = 0.04
 MAX_BADGES = 40
 # Islands of a level on a map of so many tiles a side; the largest get a number of their own, if not too small.
 TILES, LEAST_PART, MAX_PARTS = 24, 0.1, 4
+BADGE = 6.0  # per cent of the picture that a number takes on a phone
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,21 @@ def badges(xy: NDArray[Any], levels: Levels) -> list[Badge]:
         cells = places[levels.codes == code]
         part = _parts(cells)
         n_cells = np.bincount(part)
-        for which in np.argsort(-n_cells, kind="stable")[:MAX_PARTS]:
-            if n_cells[which] < LEAST_PART * len(cells):
-                break
+        for rank, which in enumerate(np.argsort(-n_cells, kind="stable")[:MAX_PARTS]):
             own = cells[part == which]
-            center = own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
-            left, bottom = 100 * center
-            found.append(Badge(int(code) + 1, round(float(left), 1), round(float(100 - bottom), 1)))
+            left, bottom = 100 * own[np.square(own - np.median(own, axis=0)).sum(axis=1).argmin()]
+            badge = Badge(int(code) + 1, round(float(left), 1), round(float(100 - bottom), 1))
+            if rank == 0:  # every level has one, a little higher if the place is taken
+                while _covers(badge, found) and badge.top > BADGE:
+                    badge = replace(badge, top=round(badge.top - BADGE, 1))
+                found.append(badge)
+            elif len(own) >= LEAST_PART * len(cells) and not _covers(badge, found):
+                found.append(badge)
     return found
+
+
+def _covers(badge: Badge, others: list[Badge]) -> bool:
+    return any(abs(badge.left - b.left) < BADGE and abs(badge.top - b.top) < BADGE for b in others)
 
 
 def _parts(places: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -23,15 +23,16 @@ from cellnorm.labels import listed
 __all__ = ["ACCENT", "GREY", "HUES", "MAX_LEGEND", "Levels", "categorical", "grid", "legend", "levels_of"]
 __all__ += ["natural", "numeric_obsm", "obs_column", "printable", "quiet", "sample_cells", "shades", "title"]
 
-# Okabe and Ito 2008 (Color Universal Design) without black and yellow, which vanish on a black or a white page.
-HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+# Okabe and Ito 2008 (Color Universal Design) without black and yellow, which vanish on a black or a white page; then
+# colours of medium lightness, each the farthest from those before it to the eyes that tell it apart worst.
+HUES = (
+    *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9D00FF", "#D8C476", "#EB004E"),
+    *("#764ED8", "#764E76", "#B1C4B1", "#4E6227", "#8989FF", "#B1149D", "#89C489", "#62D83B", "#9D9D3B"),
+)
+MAX_LEGEND = len(HUES)  # more levels than that have no legend
 GREY = "#8A8F98"
 ACCENT = HUES[0]
 LONGEST_NAME = 32  # characters of a name in a figure
-
-# Each hue as it is, lighter, darker: lightness is what every eye sees. More levels than that have no legend.
-_MIXTURES = ((1.0, 0.4), (0.0, 0.35))
-MAX_LEGEND = len(HUES) * (1 + len(_MIXTURES))
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,11 @@ def shades(n_levels: int) -> list[str]:
     Examples
     --------
     >>> shades(2)
-    ['#0072b2', '#e69f00']
+    ['#0072B2', '#E69F00']
     """
     if n_levels > MAX_LEGEND:
         return [to_hex(c) for c in mpl.colormaps["viridis"](np.linspace(0.05, 0.95, n_levels))]
-    table = [np.array(to_rgb(hue)) for hue in HUES]
-    for towards, share in _MIXTURES:
-        table += [(1 - share) * color + share * towards for color in table[: len(HUES)]]
-    return [to_hex((r, g, b)) for r, g, b in table[:n_levels]]
+    return list(HUES[:n_levels])
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -21,7 +21,7 @@ from cellnorm.report._render import plain, render
 
 __all__ = ["check_report", "write_correction", "write_evaluation"]
 
-MAX_LAYOUTS = 4  # of an evaluation's page, which stays below 5 MB
+MAX_LAYOUTS = 3  # of an evaluation's page, which stays below 5 MB
 
 
 def write_correction(
@@ -125,7 +125,7 @@ def write_evaluation(
     name: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the page about an evaluation: the scores, and the layouts that are there already (at most four).
+    """Write the page about an evaluation: the scores, and the layouts that are there already (at most three).
 
     Parameters
     ----------
