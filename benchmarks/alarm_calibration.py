@@ -5,6 +5,7 @@
 Well: cellnorm's own corrections, and corrections that are right by construction (a simulation in which the means of a
 type are made equal in all batches; one batch of a real set split in three, with types left out and offsets added, and
 the offsets taken off again).
+Not well: corrections by cellnorm after which a type that stood out in its batch has mostly others around it.
 Spoiled: from cellnorm's corrections, with the cell types: two types merged in all batches, a type that one batch alone
 has laid onto another, all structure lost, batches pushed apart. Cell types are used here alone; the alarm sees none.
 """
@@ -28,6 +29,7 @@ from cellnorm.pp import log_expression
 
 MAX_CELLS = 2500
 DISTINCT = 0.8  # share of its own kind among a type's neighbours in its batch, from which on a user could tell it apart
+KEPT = 0.5  # share of its own kind among a type's neighbours, below which a correction cannot be called well
 
 
 class Cells(NamedTuple):
@@ -130,6 +132,14 @@ def distinct(cells: Cells) -> set[tuple[int, str]]:
     return found
 
 
+def types_kept(cells: Cells) -> float:
+    """The least share of its own type among the neighbours, in all batches, of a type that stood out before."""
+    near = NearestNeighbors(n_neighbors=15).fit(cells.after).kneighbors(return_distance=False)
+    same = (cells.label[near] == cells.label[:, None]).mean(1)
+    shares = [same[(cells.batch == b) & (cells.label == t)].mean() for b, t in distinct(cells)]
+    return float(min(shares, default=1))
+
+
 def laid_onto(
     after: NDArray[np.float32], moved: NDArray[np.bool_], onto: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -197,21 +207,24 @@ def main() -> None:
         name, well = source(what)
         rng = np.random.default_rng(len(rows))
         bad = [(how, cells) for how, cells in spoiled(well[0][1], rng) if cells is not None]
-        for truth, cases in (("well", well), ("spoiled", bad)):
+        for given, cases in (("well", well), ("spoiled", bad)):
             for how, cells in cases:
+                truth = "not well" if given == "well" and types_kept(cells) < KEPT else given
                 start = time.perf_counter()
                 alarm = judge(cells.before, cells.after, cells.batch)
                 where = "real" if args.data and what in args.data.glob("*") else "simulated"
                 rows.append((name, where, truth, how, alarm.verdict, time.perf_counter() - start))
-                if truth == "well":
-                    print(f"{name:34} {how:34} {alarm.verdict:16} {alarm.reason}", flush=True)
+                if truth != "spoiled":
+                    print(f"{name:34} {truth:9} {how:34} {alarm.verdict:16} {alarm.reason}", flush=True)
     frame = pd.DataFrame(rows, columns=["name", "where", "truth", "case", "verdict", "seconds"])
-    frame["case"] = frame["case"].where(frame["truth"] == "well", frame["where"] + ": " + frame["case"])
+    frame["case"] = frame["case"].where(frame["truth"] != "spoiled", frame["where"] + ": " + frame["case"])
     counts = pd.crosstab([frame["truth"], frame["case"]], frame["verdict"])
     alarms = frame["verdict"].isin(["over-corrected", "under-corrected"])
     print(f"\n{counts.to_string()}\n")
-    for truth, meaning in (("well", "false alarms"), ("spoiled", "catches")):
+    for truth, meaning in (("well", "false alarms"), ("not well", "alarms"), ("spoiled", "catches")):
         of = frame["truth"] == truth
+        if not of.any():
+            continue
         print(f"{meaning}: {alarms[of].sum()} of {of.sum()} ({alarms[of].mean():.1%})")
         for case, flags in alarms[of].groupby(frame["case"][of]):
             print(f"    {case:48} {flags.sum():3} of {len(flags):3} ({flags.mean():.0%})")

@@ -131,12 +131,14 @@ def _summary(view: View, found: list[Finding], names: NDArray[Any]) -> Alarm:
     merged = [f for f in found if f.verdict == "over-corrected"]
     batches = _batches(view, found, matched, names)
     few = [f"only {share:.0%} of the cells have a partner in another batch, too few to rely on"]
+    unmatched = ["no cluster could be matched with one of another batch, so that little could be judged"]
     alone = [f"batch {str(names[b])!r:.60} was hardly corrected" for b in np.flatnonzero(batches["apart"] > APART)]
     reasons = {
         "over-corrected": [_merge(view, f, names) for f in merged] + _neighbours(kept, LOST),
         "under-corrected": [f"batches lie apart still: {_gaps(apart, apart_before)}"] if apart > APART else [],
         "look": _neighbours(kept, THIN)
         + (few if share < FEW else [])
+        + (unmatched if np.isnan(apart) else [])
         + alone
         + [_merge(view, f, names) for f in found if f.verdict == "look" and f.merged_with >= 0],
         "good": [
@@ -160,8 +162,6 @@ def _mean(view: View, found: list[Finding], field: str) -> float:
 
 
 def _gaps(apart: float, before: float) -> str:
-    if np.isnan(apart):
-        return "no cluster could be matched with one of another batch"
     return f"clusters of one kind lie {apart:.2f} apart, {before:.2f} before (0: in each other, 1: side by side)"
 
 

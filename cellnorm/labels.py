@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
 
-__all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "listed"]
+__all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "listed", "obs_column"]
 
 # What a column that tells experiments apart is usually called, the likeliest first. Capitals and separators do not
 # count: "Batch ID", "batch-id" and "batchID" are all "batch_id".
@@ -38,6 +38,26 @@ def listed(names: Iterable[Any], limit: int = 12) -> str:
     shown = ", ".join(repr(text if len(text) <= 60 else text[:57] + "...") for text in texts[:limit])
     rest = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return (shown or "none") + rest
+
+
+def obs_column(adata: AnnData, key: str) -> pd.Series[Any]:
+    """A column of obs, or an error that lists what there is.
+
+    Raises
+    ------
+    DataError
+        If there is no such column.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np
+    >>> obs_column(ad.AnnData(np.ones((2, 1)), obs={"day": [1, 2]}), "day").tolist()
+    [1, 2]
+    """
+    if key not in adata.obs:
+        raise DataError(f"Column {key!r} was asked for, but the columns of obs are: {listed(adata.obs)}.")
+    column: pd.Series[Any] = adata.obs[key]
+    return column
 
 
 def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.object_]:

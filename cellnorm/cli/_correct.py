@@ -166,7 +166,13 @@ def _correct(
         key, why = guess_batch_key(adata.obs) if len(inputs) == 1 else (of_file, "one batch per file")
         logger.info("batches: column %r (%s)", key, why)
         batch_keys = [key]
-    write_page = None if page is None else _page(adata, batch_keys, layer, *page, force=force, progress=progress)
+    write_page = (
+        None
+        if page is None
+        else _page(
+            adata, batch_keys, layer, *page, name=", ".join(p.name for p in inputs), force=force, progress=progress
+        )
+    )
     tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
     if umap:
         with stage("umap", seconds, progress):
@@ -191,12 +197,13 @@ def _page(
     target: Path,
     label_key: str | None,
     *,
+    name: str,
     force: bool,
     progress: "Progress",
 ) -> Callable[[str], None]:
     """Diagnose before the correction; what comes back writes the report after it."""
     from cellnorm import tl
-    from cellnorm.pl._style import obs_column
+    from cellnorm.labels import obs_column
     from cellnorm.report import write_correction
 
     if label_key is not None:
@@ -205,7 +212,7 @@ def _page(
         diagnosis = tl.diagnose(adata, batch_keys, layer=layer)
 
     def write(embedding: str) -> None:
-        scores = tl.evaluate(adata, batch_keys, label_key, use_rep=embedding, intervals=True)
+        scores = tl.evaluate(adata, batch_keys, label_key, use_rep=["uncorrected", embedding], intervals=True)
         command = shlex.join(["cellnorm", *sys.argv[1:]])
         write_correction(
             target,
@@ -215,6 +222,7 @@ def _page(
             command=command,
             scores=scores,
             diagnosis=diagnosis,
+            name=name,
             force=force,
         )
         logger.info("wrote %s", target)

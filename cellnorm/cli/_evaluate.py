@@ -123,7 +123,14 @@ def _evaluate(
         command, label_key = shlex.join(["cellnorm", *sys.argv[1:]]), params.get("label_key")
         with stage("report", seconds, progress):
             write_evaluation(
-                report, adata, batch_key=batch_keys, label_key=label_key, command=command, scores=scores, force=force
+                report,
+                adata,
+                batch_key=batch_keys,
+                label_key=label_key,
+                command=command,
+                scores=scores,
+                name=input_.name,
+                force=force,
             )
         logger.info("wrote %s", report)
     logger.info("seconds: %s", ", ".join(f"{name} {taken:.1f}" for name, taken in seconds.items()))

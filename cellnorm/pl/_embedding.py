@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cellnorm.adata import representation
 from cellnorm.errors import DataError
-from cellnorm.labels import listed
-from cellnorm.pl._style import categorical, grid, legend, levels_of, numeric_obsm, obs_column, printable, title
+from cellnorm.labels import listed, obs_column
+from cellnorm.pl._style import categorical, grid, legend, levels_of, numeric_obsm, printable, title
 
 __all__ = ["draw_points", "embedding_grid", "point_size"]
 

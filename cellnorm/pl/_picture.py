@@ -27,7 +27,7 @@ MARGIN = 0.04
 MAX_BADGES = 40
 # Islands of a level on a map of so many tiles a side; the largest get a number of their own, if not too small.
 TILES, LEAST_PART, MAX_PARTS = 24, 0.1, 4
-BADGE = 6.0  # per cent of the picture that a number takes on a phone
+BADGE = 4.5  # per cent of the picture between numbers that can be read, even if their edges meet on a phone
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 
-from cellnorm.errors import DataError
-from cellnorm.labels import listed
-
 __all__ = ["ACCENT", "GREY", "HUES", "MAX_LEGEND", "Levels", "categorical", "grid", "legend", "levels_of"]
-__all__ += ["natural", "numeric_obsm", "obs_column", "printable", "quiet", "sample_cells", "shades", "title"]
+__all__ += ["natural", "numeric_obsm", "printable", "quiet", "sample_cells", "shades", "title"]
 
 # Okabe and Ito 2008 (Color Universal Design) without black and yellow, which vanish on a black or a white page; then
 # colours of medium lightness, each the farthest from those before it to the eyes that tell it apart worst.
@@ -189,14 +186,6 @@ def sample_cells(codes: NDArray[np.intp], most: int, random_state: int) -> NDArr
     parts = [np.flatnonzero(codes == code) for code in np.unique(codes)]
     chosen = [rng.choice(part, max(1, int(len(part) * share)), replace=False) for part in parts]
     return np.asarray(rng.permutation(np.concatenate(chosen)), dtype=np.intp)
-
-
-def obs_column(adata: AnnData, key: str) -> pd.Series[Any]:
-    """A column of obs, or an error that lists what there is."""
-    if key not in adata.obs:
-        raise DataError(f"Column {key!r} was asked for, but the columns of obs are: {listed(adata.obs)}.")
-    column: pd.Series[Any] = adata.obs[key]
-    return column
 
 
 def numeric_obsm(adata: AnnData, fits: Callable[[int], bool]) -> list[str]:

@@ -65,11 +65,12 @@ def percent(value: Any) -> str:
     """
     if value is None or isinstance(value, str) or not math.isfinite(value):
         return "–"
-    if 0.995 <= value < 1:
-        return ">99\u202f%"
-    if 0 < value < 0.005:
-        return "<1\u202f%"
-    return f"{100 * value:.0f}\u202f%"
+    rounded = f"{100 * value:.0f}"
+    if rounded == "100" and value < 1:
+        rounded = ">99"
+    elif rounded == "0" and value > 0:
+        rounded = "<1"
+    return f"{rounded}\u202f%"
 
 
 def short(name: Any, longest: int = LONGEST_NAME) -> str:

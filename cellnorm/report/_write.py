@@ -13,9 +13,9 @@ from anndata import AnnData
 from cellnorm.adata import representation, result_keys, umap_keys
 from cellnorm.errors import DataError
 from cellnorm.estimator import SKETCH_ALL, SKETCH_BATCH
-from cellnorm.labels import batch_labels
+from cellnorm.labels import batch_labels, obs_column
 from cellnorm.output import reason, replacing, shown
-from cellnorm.pl._style import levels_of, numeric_obsm, obs_column, sample_cells
+from cellnorm.pl._style import levels_of, numeric_obsm, sample_cells
 from cellnorm.report._content import batch_rows, before_and_after, cluster_rows, common, curves, pictures
 from cellnorm.report._render import plain, render
 

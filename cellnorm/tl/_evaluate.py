@@ -59,8 +59,8 @@ def evaluate(
         Column of obs with cell types. Cells without one are left out of the scores that need types. None: these
         scores are left out.
     use_rep
-        Embeddings in obsm to score, one or several. None: the uncorrected one and all others that have more than three
-        dimensions and hold finite numbers only.
+        Embeddings in obsm to score, one or several; "uncorrected" among them stands for the one of `before`. None: the
+        uncorrected one and all others that have more than three dimensions and hold finite numbers only.
     before
         The uncorrected embedding in obsm. None: the PCA if there is one ("X_pca"), else principal components as
         `cellnorm.pp.prepare` makes them, named "uncorrected".
@@ -190,7 +190,12 @@ def _representations(
     wanted = [use_rep] if isinstance(use_rep, str) else use_rep
     if wanted is not None and not len(wanted):
         raise DataError(f"use_rep names no embedding; obsm holds: {listed(adata.obsm)}.")
-    named = None if wanted is None else {key: representation(adata, key)[0] for key in wanted}
+    beside = wanted is None or (UNCORRECTED in wanted and UNCORRECTED not in adata.obsm)
+    named = (
+        None
+        if wanted is None
+        else {key: representation(adata, key)[0] for key in wanted if not (beside and key == UNCORRECTED)}
+    )
     others = _usable(adata) if named is None else named
     key = before or next((key for key in adata.obsm if key.lower().removeprefix("x_") == "pca"), None)
     if key is not None:
@@ -204,7 +209,7 @@ def _representations(
                 raise
             logger.warning("There is no uncorrected embedding to compare with. %s", error)
             return others, "", None
-    return ({key: baseline} | others if named is None else named), key, baseline
+    return ({key: baseline} | others if beside else others), key, baseline
 
 
 def _usable(adata: AnnData) -> Representations:

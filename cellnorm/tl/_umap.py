@@ -53,5 +53,6 @@ def umap(adata: AnnData, *, key_added: str | None = None, random_state: int = 0)
             "Run cellnorm.tl.correct first, with the same key_added."
         )
     picture, neighbors = umap_keys(key_added)
-    sc.pp.neighbors(adata, use_rep=embedding, key_added=neighbors, random_state=random_state)
+    # exact, and free of the approximate search, whose releases do not all work with scanpy's
+    sc.pp.neighbors(adata, use_rep=embedding, key_added=neighbors, random_state=random_state, transformer="sklearn")
     sc.tl.umap(adata, neighbors_key=neighbors, key_added=picture, random_state=random_state)
