@@ -223,6 +223,11 @@ class CellNorm(BaseEstimator):
     def check(self, *, progress: Progress | None = None) -> Alarm:
         """Judge the correction on the cells of the sketch, without cell types, and split the largest batch as a null.
 
+        Parameters
+        ----------
+        progress
+            Called with (stage, done, total, loss or None).
+
         Returns
         -------
         Alarm

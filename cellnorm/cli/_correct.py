@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["correct"]
 
 logger = logging.getLogger(__name__)
+
+
+class Page(NamedTuple):
+    """The report that is wanted: where to, the column of cell types or None, what the data are called."""
+
+    target: Path
+    label_key: str | None
+    name: str
 
 
 @click.command(short_help="Bring the cells of several labs, donors or protocols into one embedding.")
@@ -121,7 +129,7 @@ def correct(
         raise click.UsageError("--label-key is for the report: name one with --report FILE, or leave it out.")
     chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
     with exit_codes(), talk(quiet, verbose) as progress:
-        page = None if report is None else (report, label_key)
+        page = None if report is None else Page(report, label_key, ", ".join(p.name for p in inputs))
         written = _correct(
             inputs, output, list(batch_keys), layer, chosen, page, umap=umap, force=force, progress=progress
         )
@@ -134,7 +142,7 @@ def _correct(
     batch_keys: list[str],
     layer: str | None,
     params: dict[str, Any],
-    page: tuple[Path, str | None] | None,
+    page: Page | None,
     *,
     umap: bool,
     force: bool,
@@ -152,7 +160,7 @@ def _correct(
     if page is not None:
         from cellnorm.report import check_report
 
-        check_report(page[0], force=force)
+        check_report(page.target, force=force)
 
     seconds: dict[str, float] = {}
     with stage("read", seconds, progress):
@@ -166,13 +174,7 @@ def _correct(
         key, why = guess_batch_key(adata.obs) if len(inputs) == 1 else (of_file, "one batch per file")
         logger.info("batches: column %r (%s)", key, why)
         batch_keys = [key]
-    write_page = (
-        None
-        if page is None
-        else _page(
-            adata, batch_keys, layer, *page, name=", ".join(p.name for p in inputs), force=force, progress=progress
-        )
-    )
+    write_page = page and _page(adata, batch_keys, layer, page, force=force, progress=progress)
     tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
     if umap:
         with stage("umap", seconds, progress):
@@ -183,7 +185,7 @@ def _correct(
     with stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None
         io.write(adata, target, source=source, keys=result_slots(umap=umap), force=force)
-    if write_page is not None:  # last: what was computed is safe by now
+    if write_page:  # last: what was computed is safe by now
         with stage("report", seconds, progress):
             write_page(result_keys()[0])
     logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
@@ -191,40 +193,32 @@ def _correct(
 
 
 def _page(
-    adata: Any,
-    batch_keys: list[str],
-    layer: str | None,
-    target: Path,
-    label_key: str | None,
-    *,
-    name: str,
-    force: bool,
-    progress: "Progress",
+    adata: Any, batch_keys: list[str], layer: str | None, page: Page, *, force: bool, progress: "Progress"
 ) -> Callable[[str], None]:
     """Diagnose before the correction; what comes back writes the report after it."""
     from cellnorm import tl
     from cellnorm.labels import obs_column
     from cellnorm.report import write_correction
 
-    if label_key is not None:
-        obs_column(adata, label_key)  # a wrong name is refused before any long work
+    if page.label_key is not None:
+        obs_column(adata, page.label_key)  # a wrong name is refused before any long work
     with stage("diagnose", {}, progress):
         diagnosis = tl.diagnose(adata, batch_keys, layer=layer)
 
     def write(embedding: str) -> None:
-        scores = tl.evaluate(adata, batch_keys, label_key, use_rep=["uncorrected", embedding], intervals=True)
+        scores = tl.evaluate(adata, batch_keys, page.label_key, use_rep=["uncorrected", embedding], intervals=True)
         command = shlex.join(["cellnorm", *sys.argv[1:]])
         write_correction(
-            target,
+            page.target,
             adata,
             batch_key=batch_keys,
-            label_key=label_key,
+            label_key=page.label_key,
             command=command,
             scores=scores,
             diagnosis=diagnosis,
-            name=name,
+            name=page.name,
             force=force,
         )
-        logger.info("wrote %s", target)
+        logger.info("wrote %s", page.target)
 
     return write
