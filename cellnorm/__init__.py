@@ -4,7 +4,7 @@ Examples
 --------
 >>> import cellnorm as cn
 >>> sorted(cn.__all__)
-['CellNorm', 'DataError', 'LinearFront', '__version__', 'datasets', 'metrics', 'pl', 'pp', 'tl']
+['CellNorm', 'DataError', 'LinearFront', '__version__', 'datasets', 'metrics', 'pl', 'pp', 'report', 'tl']
 """
 
 import importlib
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from cellnorm.estimator import CellNorm
     from cellnorm.front import LinearFront
 
-    from . import datasets, metrics, pl, pp, tl
+    from . import datasets, metrics, pl, pp, report, tl
 
 __version__ = "0.1.0"
-__all__ = ["CellNorm", "DataError", "LinearFront", "__version__", "datasets", "metrics", "pl", "pp", "tl"]
+__all__ = ["CellNorm", "DataError", "LinearFront", "__version__", "datasets", "metrics", "pl", "pp", "report", "tl"]
 
-_SUBMODULES = ("datasets", "metrics", "pl", "pp", "tl")
+_SUBMODULES = ("datasets", "metrics", "pl", "pp", "report", "tl")
 _HOMES = {"CellNorm": "estimator", "DataError": "errors", "LinearFront": "front"}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

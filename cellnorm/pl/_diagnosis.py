@@ -72,7 +72,8 @@ def diagnosis(
         ax.hlines(y, min(null, strength), max(null, strength), color=color, linewidth=1.2)
         ax.plot([null, null], [y - 0.3, y + 0.3], color=GREY, linewidth=2)
         ax.plot(strength, y, marker, color=color, markersize=6.5, markeredgewidth=0)
-        ax.text(max(strength, null), y, f"   {column['verdict']}", va="center", fontsize="small", parse_math=False)
+        said = "as cell types" if column.get("follows_clusters") else column["verdict"]
+        ax.text(max(strength, null), y, f"   {said}", va="center", fontsize="small", parse_math=False)
     quiet(ax, keep=("bottom",))
     ax.set_yticks(range(len(columns)), [printable(c["name"]) for c in columns], parse_math=False)
     ax.tick_params(axis="y", length=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cellnorm import __version__
 from cellnorm.adata import representation, result_keys, write_result
+from cellnorm.alarm import Alarm
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, listed
@@ -119,8 +121,7 @@ def correct(
     model = CellNorm(**params)
     embedding = model.fit_transform(X, labels, progress=progress)
     alarm = model.check(progress=progress)
-    say = logger.info if alarm.verdict == "good" else logger.warning
-    say("verdict %s: %s", alarm.verdict, alarm.reason)
+    _say(alarm)
     asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
     info = {
         "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
@@ -139,6 +140,15 @@ def correct(
     target = adata.copy() if copy else adata
     write_result(target, key_added, embedding, info)
     return target if copy else None
+
+
+def _say(alarm: Alarm) -> None:
+    """Give the verdict; where nobody listens to the log, as in a notebook, what is not good is warned of all the same."""
+    text = f"verdict {alarm.verdict}: {alarm.reason}"
+    good = alarm.verdict == "good"
+    logger.log(logging.INFO if good else logging.WARNING, "%s", text)
+    if not good and all(isinstance(h, logging.NullHandler) for h in logging.getLogger("cellnorm").handlers):
+        warnings.warn(text, stacklevel=3)
 
 
 def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:

@@ -135,7 +135,10 @@ def advice(diagnosis: Entry) -> tuple[str, str]:
         )
     if batch["verdict"] == "none":
         why = "explains no more than chance" if batch["p"] > ALPHA else "has no effect on cells of the same kind"
-        return "no correction needed", f"{name} ({batch['n_levels']} values) {why}. A correction could only do harm."
+        return (
+            "no correction needed",
+            f"{name} ({batch['n_levels']} values) {why}. There is nothing to gain from a correction.",
+        )
     share = f"{batch['within_clusters']:.0%} of the variation among like cells"
     conditions = [column for column in _inseparable(diagnosis) if columns[column]["condition_name"]]
     if conditions:
