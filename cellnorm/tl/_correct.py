@@ -143,7 +143,7 @@ def correct(
 
 
 def _say(alarm: Alarm) -> None:
-    """Give the verdict; where nobody listens to the log, as in a notebook, what is not good is warned of all the same."""
+    """Give the verdict; where nobody listens to the log, as in a notebook, a warning says what is not good."""
     text = f"verdict {alarm.verdict}: {alarm.reason}"
     good = alarm.verdict == "good"
     logger.log(logging.INFO if good else logging.WARNING, "%s", text)
