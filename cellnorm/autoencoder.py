@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -71,11 +73,17 @@ class Autoencoder(nn.Module):
     """
 
     shift: Tensor
+    offset: Tensor
+    axes: Tensor
+    axes_inverse: Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("shift", torch.zeros(config.n_batches, config.n_features))
+        self.register_buffer("offset", torch.zeros(config.n_batches, config.n_latent))
+        self.register_buffer("axes", torch.eye(config.n_latent))
+        self.register_buffer("axes_inverse", torch.eye(config.n_latent))
         self.encoder = Block(config.n_features, config.n_latent, config)
         self.decoder = Block(config.n_latent + config.n_batches, config.n_features, config)
 
@@ -88,6 +96,23 @@ class Autoencoder(nn.Module):
         u = self.aligned(x, batch)
         out: Tensor = resize(u, self.config.n_latent) + self.encoder(u, batch, pairs)
         return out
+
+    def set_frame(self, offset: NDArray[np.float32], axes: NDArray[np.float64], inverse: NDArray[np.float64]) -> None:
+        """Set the final frame: offsets (n_batches, n_latent), axes and their inverse (n_latent, n_latent)."""
+        for buffer, values in ((self.offset, offset), (self.axes, axes), (self.axes_inverse, inverse)):
+            buffer.copy_(torch.from_numpy(values))
+
+    def embed(self, x: Tensor, batch: Tensor) -> Tensor:
+        """The encoding in the final frame, shape (n_cells, n_latent): what a user sees."""
+        return self.place(self.encode(x, batch), batch)
+
+    def place(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Put encodings into the final frame."""
+        return (z - self.offset[batch]) @ self.axes
+
+    def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
+        """The encoding in the given batches that belongs to an embedding."""
+        return z @ self.axes_inverse + self.offset[batch]
 
     def encode_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
         """Embedding of cells whose batches are split further, with frozen weights and frozen statistics of the batches.

@@ -18,6 +18,7 @@ from cellnorm.alarm import Alarm, judge
 from cellnorm.anchors import cosine, find_anchors, sketch, within_batch_distance
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
 from cellnorm.determinism import one_thread
+from cellnorm.frame import residual_offset, signal_axes
 from cellnorm.front import LinearFront
 from cellnorm.null import null_check
 from cellnorm.training import Progress, TrainingConfig, decode, encode, train
@@ -259,6 +260,9 @@ class CellNorm(BaseEstimator):
             config = AutoencoderConfig(x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, self.dropout)
             self.net_ = Autoencoder(config).to(self.device_)
             anchors, self.history_ = train(self.net_, x, batch, anchors, settings, rng, progress)
+        z = encode(self.net_, x, batch)
+        offset = residual_offset(z, batch, max(1, self.n_neighbors // 4))
+        self.net_.set_frame(offset, *signal_axes(z - offset[batch], batch))
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 
     def _embed(self, X: Any, batch: Any, progress: Progress | None) -> NDArray[np.float32]:

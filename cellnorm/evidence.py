@@ -41,8 +41,8 @@ class View(NamedTuple):
         Where each batch lies.
     of_batch, cells
         Batch and indices of the cells of each cluster.
-    before, after
-        Distances between all cells.
+    before, after, aligned
+        Distances between all cells; `aligned`: before, without the offset that each batch shares.
     seen_before, seen_after
         Share of each cluster (column) among the neighbours in their own batch of each cluster's cells (row).
     partner
@@ -51,6 +51,8 @@ class View(NamedTuple):
         Distances between the centres of clusters, without the common offset.
     kept
         Share of its own neighbours that each cell kept.
+    gaps
+        How far two clusters lie apart, by (before, after or aligned, one, other), as far as it was asked for.
     """
 
     batch: IntArray
@@ -60,11 +62,13 @@ class View(NamedTuple):
     cells: list[IntArray]
     before: Tensor
     after: Tensor
+    aligned: Tensor
     seen_before: Floats
     seen_after: Floats
     partner: NDArray[np.bool_]
     left: Floats
     kept: Floats
+    gaps: dict[tuple[str, int, int], float]
 
 
 class Finding(NamedTuple):
@@ -110,7 +114,8 @@ def look(before: NDArray[np.float32], after: NDArray[np.float32], batch: IntArra
     seen /= seen.sum(2, keepdims=True)
     centre = np.stack([x[c].mean(0) for c in cells]).astype(np.float64)
     left = np.linalg.norm(centre[:, None] - centre[None], axis=2)
-    return View(batch, cluster, parts, of_batch, cells, old, new, seen[0], seen[1], partner, left, kept)
+    apart = old, new, without_offset
+    return View(batch, cluster, parts, of_batch, cells, *apart, seen[0], seen[1], partner, left, kept, {})
 
 
 def finding(view: View, c: int) -> Finding:
@@ -130,7 +135,7 @@ def finding(view: View, c: int) -> Finding:
                 merged_with = onto if merged_with < 0 else merged_with
                 verdict = worst(verdict, "over-corrected" if against > AGAINST else "look")
         if (kin := _kin(view, c, part)) >= 0:
-            gaps.append((_gap(view.after, view, c, kin), _gap(view.before, view, c, kin)))
+            gaps.append((_gap(view, "after", c, kin), _gap(view, "before", c, kin)))
     apart, apart_before = np.mean(gaps, axis=0) if gaps else (np.nan, np.nan)
     verdict = worst(verdict, "under-corrected" if apart > APART else "good")
     return Finding(c, verdict, merged_with, float(apart), float(apart_before))
@@ -142,8 +147,12 @@ def _rivals(view: View, c: int) -> list[int]:
     return [int(r) for r in own if r != c and len(view.cells[r]) >= LEAST]
 
 
-def _gap(apart: Tensor, view: View, a: int, b: int) -> float:
-    return side_by_side(apart, view.cells[a], view.cells[b])
+def _gap(view: View, when: str, a: int, b: int) -> float:
+    """How far two clusters lie apart, worked out once: many batches have many pairs of clusters."""
+    key = when, min(a, b), max(a, b)
+    if key not in view.gaps:
+        view.gaps[key] = side_by_side(getattr(view, when), view.cells[key[1]], view.cells[key[2]])
+    return view.gaps[key]
 
 
 def _merged_within(view: View, c: int, rival: int) -> bool:
@@ -158,9 +167,9 @@ def _merged_within(view: View, c: int, rival: int) -> bool:
 
 
 def _merged_across(view: View, a: int, b: int) -> bool:
-    """Whether the correction laid two clusters of two batches into each other."""
-    after = _gap(view.after, view, a, b)
-    return after < MIXED and _gap(view.before, view, a, b) - after > NEARER
+    """Whether the correction laid two clusters of two batches into each other, and not the common offset alone."""
+    after = _gap(view, "after", a, b)
+    return after < MIXED and min(_gap(view, when, a, b) for when in ("before", "aligned")) - after > NEARER
 
 
 def _against(view: View, a: int, b: int) -> float:

@@ -57,9 +57,10 @@ def null_check(
     cells, codes = torch.from_numpy(x).to(device), torch.full((len(x),), batch, device=device)
     net.eval()
     with torch.inference_mode():
-        as_one = net.encode(cells, codes).cpu().numpy()
+        as_one = net.embed(cells, codes).cpu().numpy()
         pairs = Pairs(left, right, torch.ones(len(left), device=device))
-        as_two = net.encode_parts(cells, codes, torch.from_numpy(half).to(device), pairs).cpu().numpy()
+        as_parts = net.encode_parts(cells, codes, torch.from_numpy(half).to(device), pairs)
+        as_two = net.place(as_parts, codes).cpu().numpy()
     moved = np.median(np.linalg.norm(as_two - as_one, axis=1))
     unit = np.sqrt(within_batch_distance(as_one, np.zeros(len(x), np.int64)))
     first = np.flatnonzero(half == 0), np.flatnonzero(half == 1)

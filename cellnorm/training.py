@@ -134,12 +134,12 @@ def loss_terms(
 
 def encode(net: Autoencoder, x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
     """Embed cells with frozen statistics, in chunks; shape (n_cells, n_latent)."""
-    return _apply(net, net.encode, x, batch, net.config.n_latent)
+    return _apply(net, net.embed, x, batch, net.config.n_latent)
 
 
 def decode(net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
     """Features of embedded cells as the given batches would show them, in chunks; shape (n_cells, n_features)."""
-    return _apply(net, net.decode, z, batch, net.config.n_features)
+    return _apply(net, lambda z, b: net.decode(net.unembed(z, b), b), z, batch, net.config.n_features)
 
 
 def _apply(

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "cellnorm"
 
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
-    "determinism", "estimator", "metrics", "clusters", "evidence", "alarm", "null", "design", "diagnosis",
+    "determinism", "estimator", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design", "diagnosis",
 }  # fmt: skip
 GLUE = {"labels", "adata", "hvg", "pp", "tl", "pl", "output", "formats", "io", "report", "datasets", "text"}
 COMMAND_LINE = {"cli", "console", "__main__"}

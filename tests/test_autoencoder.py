@@ -208,4 +208,59 @@ def test_the_configuration_builds_it_again() -> None:
         net.config.n_latent = 5  # type: ignore[misc]
     buffers = {name for name, _ in net.named_buffers()}
     statistics = {f"{part}.norm.{s}" for part in ("encoder", "decoder") for s in ("shift", "spread", "mean", "var")}
-    assert buffers == {"shift"} | statistics
+    assert buffers == {"shift", "offset", "axes", "axes_inverse"} | statistics
+
+
+# -- batches that are split further ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_parts", [1, 2, 3])
+def test_parts_without_pairs_are_encoded_as_their_batches(n_parts: int) -> None:
+    net = network().eval()
+    x, batch = cells()
+    nobody = Pairs(*(part[:0] for part in PAIRS))
+    found = net.encode_parts(x, batch, torch.arange(30) % n_parts, nobody)
+    torch.testing.assert_close(found, net.encode(x, batch), rtol=1e-5, atol=1e-5)
+
+
+@given(seed=st.integers(0, 1000))
+def test_a_known_offset_between_parts_is_removed(seed: int) -> None:
+    """Two halves of a batch, of which one lies elsewhere by the same step: less than the shrinkage is left."""
+    n, net = 500, network(seed).eval()
+    torch.manual_seed(seed)
+    own, step = torch.randn(n, 10), 2 * torch.randn(10)
+    x, part, batch = torch.cat([own, own + step]), torch.arange(2 * n) // n, torch.ones(2 * n, dtype=torch.long)
+    pairs = Pairs(torch.arange(n), torch.arange(n, 2 * n), torch.ones(n))
+    with torch.no_grad():
+        by_parts, plain = net.encode_parts(x, batch, part, pairs), net.encode(x, batch)
+        gaps = [(z[n:] - z[:n]).norm(dim=1).mean() for z in (by_parts, plain)]
+        alike = net.encode_parts(torch.cat([own, own]), batch, part, pairs)
+        torch.testing.assert_close(alike[:n], alike[n:], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alike[:n], net.encode(own, batch[:n]), rtol=1e-3, atol=1e-3)
+    assert gaps[0] < 0.05 * gaps[1]
+
+
+def test_a_known_spread_between_parts_is_removed_inside() -> None:
+    """One half is the other, stretched: the layer behind the norm sees both alike."""
+    n, net = 1000, network().eval()
+    net.encoder.norm.mean.zero_()
+    net.encoder.norm.shift.zero_()
+    own = torch.randn(n, 10)
+    own -= own.mean(0)
+    x, part, batch = torch.cat([own, 3 * own]) + net.shift[1], torch.arange(2 * n) // n, torch.ones(2 * n).long()
+    pairs = Pairs(torch.arange(n), torch.arange(n, 2 * n), torch.ones(n))
+    found = kept(net)
+    net.encode_parts(x, batch, part, pairs)
+    h = found["encoder.dropout"][0]
+    torch.testing.assert_close(h[n:], h[:n], rtol=0.05, atol=0.05)
+    net.encode(x, batch)
+    h = found["encoder.dropout"][0]
+    assert (h[n:] - h[:n]).abs().mean() > 0.1
+
+
+def test_parts_leave_the_network_as_it_was() -> None:
+    net = network().eval()
+    x, batch = cells()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.encode_parts(x, batch, torch.arange(30) % 2, PAIRS)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

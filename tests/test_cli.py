@@ -1,9 +1,11 @@
 """`cellnorm correct` as a newcomer meets it: one command, everything kept, nothing half done."""
 
+import html
 import logging
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,7 +100,8 @@ def test_it_says_what_it_chose_and_why(corrected: Corrected) -> None:
     assert "3 batches" in said
     assert re.search(r"seconds: read \d.*prepare \d.*train \d", said)
     assert "\r" not in said
-    assert "%" not in said  # no bars where there is no terminal
+    assert "% |" not in said  # no bars where there is no terminal
+    assert re.search(r"verdict good: clusters of one kind lie 0\.\d\d apart", said)
 
 
 def test_everything_of_the_input_is_in_the_output_untouched(corrected: Corrected) -> None:
@@ -119,7 +122,9 @@ def test_the_output_says_how_it_was_made(corrected: Corrected) -> None:
         ["batch"],
     )
     assert info["versions"]["cellnorm"] == cn.__version__
-    assert {"read", "prepare", "train", "encode"} <= set(info["seconds"])
+    assert {"read", "prepare", "train", "encode", "check"} <= set(info["seconds"])
+    assert info["alarm"]["verdict"] == "good"
+    assert info["alarm"]["batches"]["name"].tolist() == ["lab0", "lab1", "lab2"]
     assert all(taken >= 0 for taken in info["seconds"].values())
 
 
@@ -218,12 +223,20 @@ def test_relative_names_are_given_back_as_they_were_given(source: Path, monkeypa
         ("a.h5ad", "--n-latent", "many"),
         ("a.h5ad", "--seed", "-1"),
         ("a.h5ad", "--device", "tpu"),
+        ("a.h5ad", "--label-key", "cell_type"),
     ],
 )
 def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
     result = correct(*arguments)
     assert result.exit_code == 2
     assert "Usage: cellnorm correct" in result.stderr
+
+
+def test_types_without_a_report_are_a_mistake(source: Path) -> None:
+    result = correct(source, "--label-key", "cell_type")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--label-key is for the report: name one with --report FILE" in result.stderr
+    assert os.listdir(source.parent) == ["in.h5ad"]
 
 
 def test_versions_and_helps() -> None:
@@ -241,6 +254,8 @@ def test_versions_and_helps() -> None:
             "--seed",
             "--device",
             "--umap",
+            "--report",
+            "--label-key",
             "--force",
             "--quiet",
             "--verbose",
@@ -273,6 +288,125 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     script = "import sys, cellnorm.cli; print(sorted({'numpy', 'torch', 'anndata', 'tqdm', 'h5py'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout == "[]\n"
+
+
+# -- the report -----------------------------------------------------------------------------------------------------
+
+
+def text_of(page: Path) -> str:
+    """What a page shows, without its tags and pictures, in one line."""
+    body = re.sub(r"<(style|head)\b.*?</\1>|<[^>]*>", " ", page.read_text(), flags=re.DOTALL)
+    return " ".join(html.unescape(body).split())
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_report_says_whether_it_worked(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, typed = source.with_name("report.html"), ["cellnorm", "correct", "it's.h5ad", "--report", "report.html"]
+    monkeypatch.setattr(sys, "argv", typed)
+    before = source.read_bytes()
+    result = correct(source, "--report", page, "--label-key", "cell_type")
+    assert (result.exit_code, result.stdout) == (0, f"{source.with_name('in.cellnorm.h5ad')}\n")
+    assert sorted(os.listdir(source.parent)) == ["in.cellnorm.h5ad", "in.h5ad", "report.html"]
+    assert source.read_bytes() == before
+    info = ad.read_h5ad(source.with_name("in.cellnorm.h5ad")).uns["cellnorm"]
+    shown = text_of(page)
+    assert info["alarm"]["reason"][1:] in shown  # its first letter may be a capital
+    assert shown.lower().index(info["alarm"]["verdict"]) < shown.index("lab0")  # the verdict comes first
+    for text in ("in.h5ad", "lab2", "type3", "iLISI", "Graph connectivity", shlex.join(typed)):
+        assert text in shown
+    assert "data:image/png;base64," in page.read_text()
+    assert "<script" not in page.read_text()
+    assert f"wrote {page}" in result.stderr
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_report_has_no_say_in_the_correction(source: Path, tmp_path: Path) -> None:
+    """Nor have the types; several keys and a layer go into it too."""
+    options = ("-q", "--seed", 3, "--n-latent", 5, "--layer", "counts", "-b", "batch", "-b", "note")
+    adata = ad.read_h5ad(source)
+    adata.obs["note"] = pd.Categorical(np.where(np.arange(300) % 2, "<odd>", "even"))
+    adata.write_h5ad(source)
+    assert correct(source, "-o", tmp_path / "plain.h5ad", *options).exit_code == 0
+    page = ("--report", tmp_path / "report.html", "--label-key", "cell_type")
+    shown = correct(source, "-o", tmp_path / "shown.h5ad", *options, *page)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    first, second = (h5_content(tmp_path / name) for name in ("plain.h5ad", "shown.h5ad"))
+    assert {name for name in first if first[name] != second[name]} <= {n for n in first if "/seconds" in n}
+    assert set(second) == set(first)
+    assert "<odd>" in text_of(tmp_path / "report.html")
+    assert "<odd>" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_report_of_several_files(cells: ad.AnnData, tmp_path: Path) -> None:
+    plain = ad.AnnData(cells.X, cells.obs[["cell_type"]], cells.var, layers={"mine": cells.layers["counts"]})
+    for lab in ("lab0", "lab1"):
+        plain[(cells.obs["batch"] == lab).to_numpy()].write_h5ad(tmp_path / f"{lab}.h5ad")
+    inputs, page = (tmp_path / "lab0.h5ad", tmp_path / "lab1.h5ad"), tmp_path / "report.html"
+    options = ("--report", page, "--label-key", "cell_type", "--layer", "mine", "-q")
+    result = correct(*inputs, "-o", tmp_path / "merged.h5ad", *options)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "lab0.h5ad, lab1.h5ad" in text_of(page)
+    assert ad.read_h5ad(tmp_path / "merged.h5ad").uns["cellnorm"]["alarm"]["batches"]["name"].tolist() == [
+        *("lab0", "lab1")
+    ]
+
+
+def test_what_no_report_can_show_is_refused_before_the_work(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    for name in ("correct", "diagnose", "evaluate"):
+        monkeypatch.setattr(f"cellnorm.tl.{name}", too_late)
+    page = source.with_name("report.html")
+    for options, words in (
+        ((page, "--label-key", "no"), "'no' was asked for"),
+        ((source.with_name("report.pdf"),), "must end in .html, found"),
+        ((source.parent / "nowhere" / "report.html",), "There is no folder"),
+    ):
+        refused = correct(source, "--report", *options)
+        assert (refused.exit_code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert words in refused.stderr
+    assert os.listdir(source.parent) == ["in.h5ad"]
+    page.write_text("an older page")
+    refused = correct(source, "--report", page)
+    assert refused.exit_code == 1
+    assert re.search(r"report\.html'? exists\..*\(--force\)", refused.stderr)
+    assert page.read_text() == "an older page"
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_force_replaces_an_older_report(source: Path) -> None:
+    page = source.with_name("report.html")
+    page.write_text("an older page")
+    assert correct(source, "--report", page, "-q", "--force").exit_code == 0
+    assert "verdict" in text_of(page).lower()
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_report_that_fails_leaves_the_result(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The correction took the time: it is written first."""
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise cn.DataError("no room")
+
+    monkeypatch.setattr("cellnorm.report.write_correction", fails)
+    result = correct(source, "--report", source.with_name("report.html"), "-q")
+    assert (result.exit_code, result.stderr) == (1, "cellnorm: no room\n")
+    assert sorted(os.listdir(source.parent)) == ["in.cellnorm.h5ad", "in.h5ad"]
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_bad_verdict_is_said_even_when_quiet_and_the_result_is_written(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellnorm.estimator.encode", lambda net, x, batch: np.zeros((len(x), 5), np.float32))
+    result = correct(source, "-q", "--n-latent", 5)
+    assert (result.exit_code, result.stdout) == (0, f"{source.with_name('in.cellnorm.h5ad')}\n")
+    assert result.stderr.startswith("warning: verdict over-corrected: ")
+    assert result.stderr.count("\n") == 1
+    info = ad.read_h5ad(source.with_name("in.cellnorm.h5ad")).uns["cellnorm"]
+    assert info["alarm"]["verdict"] == "over-corrected"
 
 
 # -- the terminal ---------------------------------------------------------------------------------------------------

@@ -144,11 +144,13 @@ def test_what_is_known_after_fit(data: Data, fitted: CellNorm) -> None:
 
 
 def test_the_embedding_keeps_the_units_of_the_components(data: Data) -> None:
-    """With no step taken it is the components less the shift of each batch."""
+    """With no step taken and its final frame undone it is the components less the shift of each batch."""
     X, batch, _ = data
     model = quick(n_comps=8, n_latent=8, n_steps=0).fit(X, batch)
     assert model.front_ is not None
-    moved = model.front_.project(X) - model.transform(X, batch)
+    codes = torch.from_numpy(np.unique(batch, return_inverse=True)[1])
+    z = model.net_.unembed(torch.from_numpy(model.transform(X, batch) / model.scale_), codes).numpy() * model.scale_
+    moved = model.front_.project(X) - z
     for b in model.batches_:
         np.testing.assert_allclose(moved[batch == b], np.tile(moved[batch == b][0], (sum(batch == b), 1)), atol=1e-3)
     assert np.ptp(moved, axis=0).max() > 0.1
@@ -355,7 +357,10 @@ def test_proportions_that_differ_are_no_batch_effect() -> None:
     data = simulated(composition=shares)
     plain, z = before_and_after(data)
     assert mixing(z, data[1]) > mixing(plain, data[1]) + 0.2
-    assert purity(z, data[2]) > purity(plain, data[2]) - 0.05
+    own_means = plain.copy()  # what statistics per batch do
+    for b in np.unique(data[1]):
+        own_means[data[1] == b] -= plain[data[1] == b].mean(axis=0)
+    assert purity(z, data[2]) > purity(own_means, data[2]) + 0.1
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -477,6 +482,92 @@ def test_without_labels_all_are_shown_as_the_largest_batch_would() -> None:
     own = model.inverse_transform(z, batch)
     assert mixing(common, batch) > mixing(own, batch) + 0.3
     assert purity(common, kind) > purity(own, kind) - 0.03
+
+
+# -- the check -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_model_passes_its_check(data: Data, fitted: CellNorm) -> None:
+    alarm = fitted.check()
+    assert alarm.verdict == "good", alarm.reason
+    assert alarm.merged == 0
+    assert alarm.apart < alarm.apart_before
+    assert alarm.kept > 0.4
+    assert 0 <= alarm.null_moved < 0.25
+    assert 0 <= alarm.null_separated < 0.15
+    assert alarm.batches["name"].tolist() == fitted.batches_.tolist()
+    assert alarm.batches["n_cells"].tolist() == fitted.counts_.tolist()
+
+
+def test_a_model_that_does_nothing_leaves_batches_apart() -> None:
+    X, batch, _ = simulated(batch_effect=3.0)
+    model = quick(n_comps=12, n_latent=12, n_steps=0).fit(X, batch)
+    corrected = model.check()
+    model.net_.shift.zero_()  # what an untrained model has learnt
+    alarm = model.check()
+    assert alarm.verdict == "under-corrected"
+    assert alarm.kept > 0.5
+    assert alarm.apart > 0.75
+    assert alarm.merged == 0
+    assert corrected.apart < alarm.apart
+
+
+def test_a_model_that_destroys_the_types_is_over_corrected(
+    data: Data, fitted: CellNorm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    monkeypatch.setattr(estimator, "encode", lambda net, x, batch: noise[: len(x)])
+    alarm = fitted.check()
+    assert alarm.verdict == "over-corrected"
+    assert alarm.kept < 0.2
+
+
+def test_what_the_null_check_finds_is_in_the_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, batch, _ = simulated([100, 200, 100])
+    model, asked = quick(n_steps=3, n_neighbors=7).fit(X, batch), []
+
+    def null_check(*args: Any) -> tuple[float, float]:
+        asked.extend(args)
+        return 7.0, 0.9
+
+    monkeypatch.setattr(estimator, "null_check", null_check)
+    alarm = model.check()
+    assert (alarm.null_moved, alarm.null_separated) == (7.0, 0.9)
+    assert alarm.verdict != "good"
+    net, cells, largest, n_neighbors, _ = asked
+    assert net is model.net_
+    assert (largest, n_neighbors) == (1, 7)
+    np.testing.assert_array_equal(cells, model.sketch_[model.sketch_batch_ == 1])
+
+
+def test_the_check_gives_the_same_again_and_changes_nothing(data: Data, fitted: CellNorm) -> None:
+    X, batch, _ = data
+    before, state = fitted.transform(X, batch), torch.get_rng_state()
+    first, again = fitted.check(), fitted.check()
+    assert (first.reason, first.null_moved, first.matched) == (again.reason, again.null_moved, again.matched)
+    np.testing.assert_array_equal(first.clusters["kept"], again.clusters["kept"])
+    np.testing.assert_array_equal(fitted.transform(X, batch), before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_check_tells_of_itself(data: Data) -> None:
+    calls: list[tuple[str, int, int, float | None]] = []
+    model = quick(n_steps=2).fit(data[0], data[1])
+    model.check(progress=lambda *call: calls.append(call))
+    assert calls == [("check", 0, 1, None), ("check", 1, 1, None)]
+    assert model.seconds_["check"] > 0
+
+
+def test_small_batches_have_no_null_check() -> None:
+    X, batch = integers()
+    alarm = quick(n_steps=3).fit(X, batch).check()
+    assert np.isnan([alarm.null_moved, alarm.null_separated]).all()
+    assert alarm.verdict in ("good", "look", "under-corrected", "over-corrected")
+
+
+def test_no_check_comes_before_fit() -> None:
+    with pytest.raises(NotFittedError, match="call fit"):
+        CellNorm().check()
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

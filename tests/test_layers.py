@@ -427,3 +427,70 @@ def test_a_frozen_cell_is_moved_by_its_own_batch() -> None:
     moved = norm(cell, torch.arange(3))
     assert (moved[0] > moved[1]).all()
     assert (moved[1] > moved[2]).all()
+
+
+# -- batches that are split further ----------------------------------------------------------------------------------
+
+
+def frozen_norm(seed: int, n_features: int = 4) -> MatchedBatchNorm:
+    """A norm with statistics of three batches that differ."""
+    norm = MatchedBatchNorm(n_features, 3)
+    for i, values in enumerate(norm.frozen()):
+        drawn = torch.randn(values.shape, generator=generator(seed + i))
+        values.copy_(drawn if i in (0, 2) else drawn.exp())
+    return norm.eval()
+
+
+@given(seed=SEEDS, n_parts=st.integers(1, 4))
+def test_parts_without_pairs_are_their_batches(seed: int, n_parts: int) -> None:
+    x, batch, _ = random_case(seed)
+    norm, part = frozen_norm(seed), torch.arange(60) % n_parts
+    torch.testing.assert_close(norm.forward_parts(x, batch, part, NO_PAIRS), norm(x, batch), rtol=1e-4, atol=1e-5)
+
+
+@given(seed=SEEDS, n=st.sampled_from([50, 1000]))
+def test_a_known_offset_between_parts_is_removed(seed: int, n: int) -> None:
+    """But for the shrinkage of n pairs; the cells of a third part, without pairs, stay."""
+    own, offset = torch.randn(n, 4, generator=generator(seed)), 5 * torch.randn(4, generator=generator(seed + 1))
+    x, part = torch.cat([own, own + offset, own]), torch.arange(3 * n) // n
+    norm, batch = frozen_norm(seed), torch.ones(3 * n, dtype=torch.long)
+    out = norm.forward_parts(x, batch, part, pairs_of(list(range(n)), list(range(n, 2 * n))))
+    plain = norm(x, batch)
+    apart, apart_before = ((z[n : 2 * n] - z[:n]).mean(0) for z in (out, plain))
+    assert (apart.abs() <= 2.2 * apart_before.abs() * 10 / (n + 10) + 1e-4).all()
+    torch.testing.assert_close(out[2 * n :], plain[2 * n :], rtol=1e-4, atol=1e-4)
+    middle = (x[:n] + x[n : 2 * n]) / 2
+    torch.testing.assert_close(out[: 2 * n].mean(0), norm(middle, batch[:n]).mean(0), rtol=0.1, atol=0.1)
+
+
+@given(seed=SEEDS, stretch=st.floats(0.3, 3))
+def test_a_known_spread_between_parts_is_removed(seed: int, stretch: float) -> None:
+    n, norm, batch = 2000, frozen_norm(seed), torch.full((4000,), 2)
+    shift, spread, mean, _ = norm.frozen()
+    own, centre = torch.randn(n, 4, generator=generator(seed)) * spread[2], mean + shift[2]
+    x, part = torch.cat([own, stretch * own]) + centre, torch.arange(2 * n) // n
+    out = norm.forward_parts(x, batch, part, pairs_of(list(range(n)), list(range(n, 2 * n))))
+    torch.testing.assert_close(out[n:].std(0), out[:n].std(0), rtol=0.05, atol=0)
+    plain = norm(x, batch)
+    torch.testing.assert_close(plain[n:].std(0), stretch * plain[:n].std(0), rtol=1e-3, atol=0)
+
+
+def test_batches_keep_their_own_statistics_under_their_parts() -> None:
+    """Cells that lie where their batch lies come out alike, whatever part of it they are in."""
+    n, norm = 500, frozen_norm(0)
+    shift, spread, mean, _ = norm.frozen()
+    own = torch.randn(n, 4, generator=generator(0))
+    x = torch.cat([own * spread[b] + mean + shift[b] for b in (0, 0, 1, 1)])
+    part, batch = torch.arange(4 * n) // n, torch.arange(4 * n) // (2 * n)
+    pairs = pairs_of([*range(n), *range(2 * n, 3 * n)], [*range(n, 2 * n), *range(3 * n, 4 * n)])
+    out = norm.forward_parts(x, batch, part, pairs)
+    torch.testing.assert_close(out, norm(x, batch), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(out[:n], out[2 * n : 3 * n], rtol=1e-3, atol=1e-3)
+
+
+def test_parts_change_no_statistic() -> None:
+    x, batch, pairs = random_case(0)
+    norm = frozen_norm(0)
+    before = copy.deepcopy(norm.state_dict())
+    norm.forward_parts(x, batch, torch.arange(60) % 2, pairs)
+    assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())

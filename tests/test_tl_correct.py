@@ -1,7 +1,10 @@
 """Correct an AnnData: what is written, what stays, what is refused, and that the storage has no say."""
 
 import logging
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,7 @@ def test_the_embedding_and_what_is_known_of_it(small_adata: ad.AnnData) -> None:
     assert (embedding.std(axis=0) > 0).all()
     info = small_adata.uns["cellnorm"]
     assert set(info) == {
-        *("parameters", "random_state", "versions", "batch_key", "batches", "history"),
+        *("parameters", "random_state", "versions", "batch_key", "batches", "alarm", "history"),
         *("matrix", "matrix_kind", "genes", "seconds", "device"),
     }
     assert info["parameters"]["n_steps"] == 30
@@ -76,7 +79,7 @@ def test_the_embedding_and_what_is_known_of_it(small_adata: ad.AnnData) -> None:
     assert (info["matrix"], info["matrix_kind"], info["device"]) == ("X", "counts", "cpu")
     assert set(info["genes"]) <= set(small_adata.var_names)
     assert info["seconds"]["prepare"] > 0
-    assert {"prepare", "train"} <= set(info["seconds"])
+    assert {"prepare", "train", "check"} <= set(info["seconds"])
     assert info["history"]
     assert all(isinstance(values, np.ndarray) for values in info["history"].values())
 
@@ -143,6 +146,81 @@ def test_cells_stay_in_order(small_adata: ad.AnnData) -> None:
     centres = np.stack([embedding[types[near] == t].mean(axis=0) for t in range(4)])
     found = ((embedding[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
     assert (found == types[near]).mean() > 0.6, "a wrong order would give a quarter"
+
+
+# -- the verdict -----------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_is_kept_and_said(small_adata: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "cellnorm"):
+        cn.tl.correct(small_adata, "batch", **QUICK)
+    found = small_adata.uns["cellnorm"]["alarm"]
+    assert set(found) == {
+        *("verdict", "reason", "kept", "matched", "apart", "apart_before", "merged", "null_moved", "null_separated"),
+        *("batches", "clusters"),
+    }
+    assert found["verdict"] == "good"
+    assert found["batches"]["name"].tolist() == ["lab0", "lab1", "lab2"]
+    assert found["batches"]["n_cells"].tolist() == [100, 100, 100]
+    assert set(found["clusters"]["batch"]) == {"lab0", "lab1", "lab2"}
+    assert np.isfinite(found["null_moved"])
+    said = [r for r in caplog.records if r.getMessage().startswith("verdict")]
+    assert [(r.levelno, r.getMessage()) for r in said] == [(logging.INFO, f"verdict good: {found['reason']}")]
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let every correction be judged so."""
+    check = cn.CellNorm.check
+
+    def judge(verdict: str) -> None:
+        def checked(model: cn.CellNorm, **options: Any) -> Any:
+            return replace(check(model, **options), verdict=verdict, reason="100% of %s")
+
+        monkeypatch.setattr(cn.CellNorm, "check", checked)
+
+    return judge
+
+
+@pytest.mark.parametrize("verdict", ["look", "under-corrected", "over-corrected"])
+def test_what_is_not_good_is_a_warning(
+    small_adata: ad.AnnData, verdict: str, caplog: pytest.LogCaptureFixture, judged: Callable[[str], None]
+) -> None:
+    """In the log; and where nobody listens to that, in Python's manner, at the line that asked."""
+    judged(verdict)
+    with caplog.at_level(logging.WARNING, "cellnorm"), pytest.warns(UserWarning, match="100% of %s") as warned:
+        cn.tl.correct(small_adata, "batch", **QUICK)
+    assert [r.getMessage() for r in caplog.records] == [f"verdict {verdict}: 100% of %s"]
+    assert [(str(w.message), w.filename) for w in warned] == [(f"verdict {verdict}: 100% of %s", __file__)]
+    assert small_adata.uns["cellnorm"]["alarm"]["verdict"] == verdict
+    assert small_adata.obsm["X_cellnorm"].shape == (300, 8)
+
+
+@pytest.mark.parametrize(("verdict", "listening"), [("good", False), ("look", True)])
+def test_nobody_is_warned_twice_or_for_nothing(
+    small_adata: ad.AnnData, judged: Callable[[str], None], verdict: str, listening: bool
+) -> None:
+    judged(verdict)
+    package, handler = logging.getLogger("cellnorm"), logging.StreamHandler(StringIO())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if listening:
+            package.addHandler(handler)
+        try:
+            cn.tl.correct(small_adata, "batch", **QUICK)
+        finally:
+            package.removeHandler(handler)
+    assert (f"verdict {verdict}" in handler.stream.getvalue()) == listening
+
+
+def test_types_have_no_say_in_the_verdict(small_adata: ad.AnnData) -> None:
+    """The alarm sees none: it judges before and after alone."""
+    first = cn.tl.correct(small_adata, "batch", copy=True, **QUICK)
+    small_adata.obs["cell_type"] = "one"
+    second = cn.tl.correct(small_adata, "batch", copy=True, **QUICK)
+    assert first is not None
+    assert second is not None
+    assert snapshot_of(first.uns["cellnorm"]["alarm"]) == snapshot_of(second.uns["cellnorm"]["alarm"])
 
 
 # -- the same answer -------------------------------------------------------------------------------------------------
@@ -335,21 +413,3 @@ def test_empty_cells_are_kept_with_a_warning(small_adata: ad.AnnData, caplog: py
     small_adata.X = X
     assert np.isfinite(corrected(small_adata)).all()
     assert "2 cells express none of the chosen genes" in caplog.text
-
-
-# -- umap ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("key", [None, "foo"])
-def test_umap_overwrites_nothing(rich_adata: ad.AnnData, key: str | None) -> None:
-    cn.tl.correct(rich_adata, "batch", key_added=key, **QUICK)
-    before = snapshot(rich_adata)
-    cn.tl.umap(rich_adata, key_added=key)
-    written = {tuple(path.split("/")[1:3]) for path in changes(before, snapshot(rich_adata))}
-    assert written == set(result_slots(key, umap=True)) - set(result_slots(key))
-    assert rich_adata.obsm["X_umap_foo" if key else "X_umap_cellnorm"].shape == (300, 2)
-
-
-def test_umap_needs_a_correction(small_adata: ad.AnnData) -> None:
-    with pytest.raises(DataError, match=r"needs obsm\['X_cellnorm'\], but obsm holds: none"):
-        cn.tl.umap(small_adata)
