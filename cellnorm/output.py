@@ -14,6 +14,8 @@ from cellnorm.errors import DataError
 __all__ = ["check_target", "default_output", "is_zarr", "reason", "replacing", "shown", "stem"]
 
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
+# A folder counts as gone when it is not there so many looks in a row; after so many seconds it is given up.
+STAYS_GONE, LONGEST_TIDYING = 8, 20.0
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -211,10 +213,11 @@ def _alive(pid: int) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        for _ in range(40):  # zarr's other writers may still be at work in the folder for a moment after one has failed
+        # zarr's other writers may be at work for a moment after one has failed, and make the folder anew
+        gone, until = 0, time.monotonic() + LONGEST_TIDYING
+        while gone < STAYS_GONE and time.monotonic() < until:
+            gone = 0 if path.exists() else gone + 1
             shutil.rmtree(path, ignore_errors=True)
-            if not path.exists():
-                break
             time.sleep(0.05)
     else:
         with contextlib.suppress(OSError):

@@ -143,7 +143,7 @@ def test_a_report_is_asked_for_with_intervals_and_the_table_stays_plain(
     assert (asked["path"], asked["n"], asked["force"]) == (target, 300, False)
     assert (asked["batch_key"], asked["label_key"]) == (["batch"], "cell_type")
     assert asked["scores"].columns.nlevels == 2
-    assert asked["command"].startswith("cellnorm ")
+    assert asked["command"].split()[0] == "cellnorm"
     target.touch()
     asked.clear()
     refused = evaluate(source, "--report", target)
