@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from cellnorm.anchors import find_anchors
-from cellnorm.layers import Pairs, matched_shift
+from cellnorm.layers import matched_shift
+from cellnorm.training import all_pairs
 
 __all__ = ["residual_offset", "signal_axes", "signal_share"]
 
@@ -42,7 +43,7 @@ def residual_offset(z: NDArray[np.float32], batch: NDArray[np.int64], n_neighbor
     for _ in range(ROUNDS):
         left = own - offset[batch[cells]]
         anchors = find_anchors(left, batch[cells], n_neighbors)
-        pairs = Pairs(torch.from_numpy(anchors.left), torch.from_numpy(anchors.right), torch.ones(len(anchors)))
+        pairs = all_pairs(anchors, codes.device)
         offset += matched_shift(torch.from_numpy(left), codes, pairs, n_batches).numpy()
     return offset
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cellnorm.anchors import cosine, find_anchors, within_batch_distance
 from cellnorm.autoencoder import Autoencoder
 from cellnorm.clusters import distances, side_by_side
-from cellnorm.layers import Pairs
+from cellnorm.training import all_pairs
 
 __all__ = ["null_check"]
 
@@ -53,12 +53,11 @@ def null_check(
     half = np.arange(len(x)) % 2
     anchors = find_anchors(cosine(x), half, n_neighbors)
     device = net.shift.device
-    left, right = torch.from_numpy(anchors.left).to(device), torch.from_numpy(anchors.right).to(device)
     cells, codes = torch.from_numpy(x).to(device), torch.full((len(x),), batch, device=device)
     net.eval()
     with torch.inference_mode():
         as_one = net.embed(cells, codes).cpu().numpy()
-        pairs = Pairs(left, right, torch.ones(len(left), device=device))
+        pairs = all_pairs(anchors, device)
         as_parts = net.encode_parts(cells, codes, torch.from_numpy(half).to(device), pairs)
         as_two = net.place(as_parts, codes).cpu().numpy()
     moved = np.median(np.linalg.norm(as_two - as_one, axis=1))

@@ -17,7 +17,7 @@ from cellnorm.layers import Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
 from cellnorm.sampling import Minibatch, minibatches
 
-__all__ = ["History", "Progress", "TrainingConfig", "decode", "encode", "train"]
+__all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "decode", "encode", "train"]
 
 Progress = Callable[[str, int, int, float | None], None]
 TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
@@ -88,7 +88,7 @@ def train(
     """
     device = net.shift.device
     data, labels = torch.from_numpy(x).to(device), torch.from_numpy(batch).to(device)
-    net.shift.copy_(matched_shift(data, labels, _all_pairs(anchors, device), net.config.n_batches))
+    net.shift.copy_(matched_shift(data, labels, all_pairs(anchors, device), net.config.n_batches))
     optimizer = AdamW(net, config.weight_decay)
     terms = torch.zeros(config.n_steps, len(TERMS), device=device)
     found = [len(anchors)]
@@ -167,6 +167,7 @@ def _stream(
     return minibatches(batch, anchors, rng, n_pairs=config.n_pairs, n_others=config.n_others)
 
 
-def _all_pairs(anchors: Anchors, device: torch.device) -> Pairs:
+def all_pairs(anchors: Anchors, device: torch.device) -> Pairs:
+    """All anchors as pairs of one weight, on the device."""
     left, right = torch.from_numpy(anchors.left).to(device), torch.from_numpy(anchors.right).to(device)
     return Pairs(left, right, torch.ones(len(left), device=device))

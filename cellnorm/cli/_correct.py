@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from cellnorm import __version__
+from cellnorm.cli._shared import batch_key_option, found_batch_key, typed_command
 from cellnorm.console import exit_codes, plain, stage, talk
 
 if TYPE_CHECKING:
@@ -39,14 +39,9 @@ class Page(NamedTuple):
     metavar="FILE",
     help="Where the result goes: a name that ends in .h5ad or .zarr. Left out: INPUT.cellnorm.h5ad.",
 )
-@click.option(
-    "-b",
-    "--batch-key",
-    "batch_keys",
-    multiple=True,
-    metavar="COLUMN",
-    help="Column of the cell table (obs) that says which experiment a cell is from, such as donor or batch. "
-    "Give the option again to combine columns: each combination is then one batch.",
+@batch_key_option(
+    "Column of the cell table (obs) that says which experiment a cell is from, such as donor or batch. "
+    "Give the option again to combine columns: each combination is then one batch."
 )
 @click.option("--layer", metavar="NAME", help="Layer that holds the counts. Left out: they are looked for.")
 @click.option(
@@ -155,7 +150,6 @@ def _correct(
     check_target(target, inputs, force=force)  # before the imports, which take seconds
     from cellnorm import io, tl
     from cellnorm.adata import result_keys, result_slots
-    from cellnorm.labels import guess_batch_key
 
     if page is not None:
         from cellnorm.report import check_report
@@ -170,10 +164,11 @@ def _correct(
             adata, of_file = io.read_many(inputs, layer=layer)
             layer = None  # the joined matrix is the one
     logger.info("read %d cells x %d genes from %s", *adata.shape, ", ".join(map(str, inputs)))
-    if not batch_keys:
-        key, why = guess_batch_key(adata.obs) if len(inputs) == 1 else (of_file, "one batch per file")
-        logger.info("batches: column %r (%s)", key, why)
-        batch_keys = [key]
+    if not batch_keys and len(inputs) == 1:
+        batch_keys = found_batch_key(adata.obs)
+    elif not batch_keys:
+        logger.info("batches: column %r (one batch per file)", of_file)
+        batch_keys = [of_file]
     write_page = page and _page(adata, batch_keys, layer, page, force=force, progress=progress)
     tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
     if umap:
@@ -207,13 +202,12 @@ def _page(
 
     def write(embedding: str) -> None:
         scores = tl.evaluate(adata, batch_keys, page.label_key, use_rep=["uncorrected", embedding], intervals=True)
-        command = shlex.join(["cellnorm", *sys.argv[1:]])
         write_correction(
             page.target,
             adata,
             batch_key=batch_keys,
             label_key=page.label_key,
-            command=command,
+            command=typed_command(),
             scores=scores,
             diagnosis=diagnosis,
             name=page.name,

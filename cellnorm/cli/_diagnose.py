@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cellnorm.cli._shared import batch_key_option
 from cellnorm.console import exit_codes, stage, talk
 
 __all__ = ["diagnose"]
@@ -15,14 +16,9 @@ logger = logging.getLogger(__name__)
 
 @click.command(short_help="Say whether there is a batch effect, what causes it, and what to do.")
 @click.argument("input_", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option(
-    "-b",
-    "--batch-key",
-    "batch_keys",
-    multiple=True,
-    metavar="COLUMN",
-    help="Judge this column of the cell table (obs) as the batch; give the option again to combine columns. "
-    "Left out: every column of labels is looked at.",
+@batch_key_option(
+    "Judge this column of the cell table (obs) as the batch; give the option again to combine columns. "
+    "Left out: every column of labels is looked at."
 )
 @click.option("--layer", metavar="NAME", help="Layer that holds the counts. Left out: they are looked for.")
 @click.option(

@@ -1,13 +1,12 @@
 """`cellnorm evaluate`."""
 
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cellnorm.cli._shared import batch_key_option, found_batch_key, typed_command
 from cellnorm.console import exit_codes, stage, talk
 from cellnorm.errors import DataError
 
@@ -21,14 +20,9 @@ logger = logging.getLogger(__name__)
 
 @click.command(short_help="Score corrected and uncorrected embeddings: are batches mixed, are types kept?")
 @click.argument("input_", metavar="INPUT", type=click.Path(path_type=Path))
-@click.option(
-    "-b",
-    "--batch-key",
-    "batch_keys",
-    multiple=True,
-    metavar="COLUMN",
-    help="Column of the cell table (obs) that says which experiment a cell is from; give the option again to combine "
-    "columns. Left out: it is looked for.",
+@batch_key_option(
+    "Column of the cell table (obs) that says which experiment a cell is from; give the option again to combine "
+    "columns. Left out: it is looked for."
 )
 @click.option("--label-key", metavar="COLUMN", help="Column with cell types, for the scores that need them.")
 @click.option(
@@ -103,16 +97,13 @@ def _evaluate(
     if report is not None and report.exists() and not force:  # before the imports, which take seconds
         raise DataError(f"{shown(report)} exists. Choose another name (--report) or replace it (--force).")
     from cellnorm import io, tl
-    from cellnorm.labels import guess_batch_key
 
     seconds: dict[str, float] = {}
     with stage("read", seconds, progress):
         adata = io.read(input_)
     logger.info("read %d cells x %d genes from %s", *adata.shape, input_)
     if not batch_keys:
-        key, why = guess_batch_key(adata.obs)
-        logger.info("batches: column %r (%s)", key, why)
-        batch_keys = [key]
+        batch_keys = found_batch_key(adata.obs)
     if "label_key" not in params:
         logger.info("scores that need cell types are left out: --label-key names their column")
     with stage("evaluate", seconds, progress):
@@ -120,14 +111,13 @@ def _evaluate(
     if report is not None:
         from cellnorm.report import write_evaluation
 
-        command, label_key = shlex.join(["cellnorm", *sys.argv[1:]]), params.get("label_key")
         with stage("report", seconds, progress):
             write_evaluation(
                 report,
                 adata,
                 batch_key=batch_keys,
-                label_key=label_key,
-                command=command,
+                label_key=params.get("label_key"),
+                command=typed_command(),
                 scores=scores,
                 name=input_.name,
                 force=force,
