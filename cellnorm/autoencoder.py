@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellnorm.kinds import Kinds
 from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift
 
 __all__ = ["Autoencoder", "AutoencoderConfig"]
+
+# A kind that a batch has none of still has this share of it, so that no cell is without a kind.
+LEAST_SHARE = 1e-6
+INVERSE_ROUNDS = 15  # in which the way back through the final frame settles
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class AutoencoderConfig:
     n_batches: int
     n_latent: int
     n_hidden: int
+    n_kinds: int
     dropout: float
 
 
@@ -66,14 +72,18 @@ class Autoencoder(nn.Module):
     --------
     >>> import torch
     >>> from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
-    >>> net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=2, n_latent=4, n_hidden=8, dropout=0.1)).eval()
+    >>> config = AutoencoderConfig(n_features=10, n_batches=2, n_latent=4, n_hidden=8, n_kinds=2, dropout=0.1)
+    >>> net = Autoencoder(config).eval()
     >>> x, batch = torch.randn(6, 10), torch.arange(6) % 2
     >>> bool((net.encode(x, batch) == x[:, :4]).all())
     True
     """
 
     shift: Tensor
-    offset: Tensor
+    centres: Tensor
+    offsets: Tensor
+    shares: Tensor
+    variance: Tensor
     axes: Tensor
     axes_inverse: Tensor
 
@@ -81,7 +91,10 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("shift", torch.zeros(config.n_batches, config.n_features))
-        self.register_buffer("offset", torch.zeros(config.n_batches, config.n_latent))
+        self.register_buffer("centres", torch.zeros(config.n_kinds, config.n_latent))
+        self.register_buffer("offsets", torch.zeros(config.n_batches, config.n_kinds, config.n_latent))
+        self.register_buffer("shares", torch.full((config.n_batches, config.n_kinds), 1 / config.n_kinds))
+        self.register_buffer("variance", torch.ones(1))
         self.register_buffer("axes", torch.eye(config.n_latent))
         self.register_buffer("axes_inverse", torch.eye(config.n_latent))
         self.encoder = Block(config.n_features, config.n_latent, config)
@@ -97,10 +110,17 @@ class Autoencoder(nn.Module):
         out: Tensor = resize(u, self.config.n_latent) + self.encoder(u, batch, pairs)
         return out
 
-    def set_frame(self, offset: NDArray[np.float32], axes: NDArray[np.float64], inverse: NDArray[np.float64]) -> None:
-        """Set the final frame: offsets (n_batches, n_latent), axes and their inverse (n_latent, n_latent)."""
-        for buffer, values in ((self.offset, offset), (self.axes, axes), (self.axes_inverse, inverse)):
-            buffer.copy_(torch.from_numpy(values))
+    def set_kinds(self, kinds: Kinds) -> None:
+        """Set the kinds of cells and the offset of each batch in each, which the final frame takes away."""
+        self.centres.copy_(torch.from_numpy(kinds.centres))
+        self.offsets.copy_(torch.from_numpy(kinds.offsets))
+        self.shares.copy_(torch.from_numpy(kinds.shares))
+        self.variance.fill_(kinds.variance)
+
+    def set_axes(self, axes: NDArray[np.float64], inverse: NDArray[np.float64]) -> None:
+        """Set the axes of the final frame and their inverse, both (n_latent, n_latent)."""
+        self.axes.copy_(torch.from_numpy(axes))
+        self.axes_inverse.copy_(torch.from_numpy(inverse))
 
     def embed(self, x: Tensor, batch: Tensor) -> Tensor:
         """The encoding in the final frame, shape (n_cells, n_latent): what a user sees."""
@@ -108,11 +128,24 @@ class Autoencoder(nn.Module):
 
     def place(self, z: Tensor, batch: Tensor) -> Tensor:
         """Put encodings into the final frame."""
-        return (z - self.offset[batch]) @ self.axes
+        return (z - self.removed(z, batch)) @ self.axes
+
+    def removed(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Offset of a cell's batch where the cell lies, shape (n_cells, n_latent): that of its kinds."""
+        return (self.membership(z, batch)[:, :, None] * self.offsets[batch]).sum(1)
+
+    def membership(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Share of each kind in a cell, shape (n_cells, n_kinds); each a round Gaussian where the batch has it."""
+        squared = (z[:, None] - (self.centres + self.offsets)[batch]).square().sum(-1)
+        return torch.softmax(self.shares.clamp_min(LEAST_SHARE).log()[batch] - squared / (2 * self.variance), dim=1)
 
     def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
         """The encoding in the given batches that belongs to an embedding."""
-        return z @ self.axes_inverse + self.offset[batch]
+        placed = z @ self.axes_inverse
+        z = placed
+        for _ in range(INVERSE_ROUNDS):
+            z = placed + self.removed(z, batch)
+        return z
 
     def encode_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
         """Embedding of cells whose batches are split further, with frozen weights and frozen statistics of the batches.

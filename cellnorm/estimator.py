@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import NearestNeighbors
+from sklearn.utils.validation import check_is_fitted
 
-from cellnorm.alarm import Alarm, judge
-from cellnorm.anchors import cosine, find_anchors, sketch, within_batch_distance
-from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm import checkpoint, reuse
+from cellnorm.anchors import cosine, find_anchors
+from cellnorm.autoencoder import AutoencoderConfig
 from cellnorm.determinism import one_thread
-from cellnorm.frame import residual_offset, signal_axes
+from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
-from cellnorm.null import null_check
-from cellnorm.training import Progress, TrainingConfig, decode, encode, train
+from cellnorm.kinds import n_kinds
+from cellnorm.training import Progress, TrainingConfig, decode, encode
 from cellnorm.validation import check_matrix, check_width, choose_device, encode_labels, known_codes
 
 __all__ = ["CellNorm"]
-
-# Anchors are found on at most this many cells of a batch, and of all batches together.
-SKETCH_BATCH, SKETCH_ALL, SKETCH_LEAST = 3000, 15_000, 100
 
 
 class CellNorm(BaseEstimator):
@@ -68,13 +65,17 @@ class CellNorm(BaseEstimator):
     Attributes
     ----------
     batches_
-        Names of the batches, sorted, shape (n_batches,).
+        Names of the batches, sorted, shape (n_batches,); those that were added later follow.
     counts_, matched_
         Cells of each batch, and how many of those looked at have a partner in another batch, both (n_batches,).
     front_
         The LinearFront, or None with n_comps=None.
     net_
         The Autoencoder, in evaluation mode.
+    sketch_, sketch_batch_, sketch_cells_
+        The cells that the network learnt from: components over `scale_` (n_sketch, n_comps), batches, rows of X.
+    added_, added_batch_
+        Some cells of batches that were added later, by which others of these batches are judged, and their batches.
     history_
         Loss terms of every step.
     seconds_
@@ -147,16 +148,18 @@ class CellNorm(BaseEstimator):
         check_matrix(X, self.n_latent)
         self.batches_, self.counts_, self.n_features_in_ = names, np.bincount(codes), X.shape[1]
         self.seconds_: dict[str, float] = {}
+        self.input_: dict[str, Any] = {}
+        self.labels_: dict[str, NDArray[np.object_]] = {}
+        self.added_batch_ = np.empty(0, np.int64)
         rng = np.random.default_rng(self.random_state)
         with one_thread():
             with self._stage("pca", progress):
                 self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
                 pcs = self._features(X)
             with self._stage("anchors", progress):
-                per_batch = int(np.clip(SKETCH_ALL // len(names), SKETCH_LEAST, SKETCH_BATCH))
-                cells = sketch(codes, per_batch, rng)
-                self.scale_ = np.float32(np.sqrt(within_batch_distance(pcs[cells], codes[cells])))
-                self.sketch_, self.sketch_batch_ = pcs[cells] / self.scale_, codes[cells]
+                cells, self.scale_ = choose_sketch(pcs, codes, rng)
+                self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
+                self.added_ = self.sketch_[:0]
                 anchors = find_anchors(cosine(self.sketch_), self.sketch_batch_, self.n_neighbors)
             start = time.perf_counter()
             self._train(anchors, rng, progress)
@@ -186,7 +189,7 @@ class CellNorm(BaseEstimator):
         return self._embed(X, batch, None)
 
     def fit_transform(self, X: Any, batch: Any, *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Fit, then embed the same cells.
+        """Fit, then embed the same cells: shape (n_cells, n_latent), in the units of the principal components.
 
         Parameters
         ----------
@@ -195,7 +198,7 @@ class CellNorm(BaseEstimator):
 
         Returns
         -------
-        Embedding, shape (n_cells, n_latent), in the units of the principal components.
+        As `transform`.
         """
         return self.fit(X, batch, progress=progress)._embed(X, batch, progress)
 
@@ -213,35 +216,37 @@ class CellNorm(BaseEstimator):
         -------
         Expression, shape (n_cells, n_genes), or the representation itself with n_comps=None.
         """
-        self._check_fitted()
+        check_is_fitted(self, "net_")
         z = np.asarray(Z, np.float32) / self.scale_
         check_width(z, self.n_latent)
-        codes = np.full(len(z), int(self.counts_.argmax())) if batch is None else self._codes(batch, z)
+        codes = np.full(len(z), reuse.largest_batch(self)) if batch is None else self._codes(batch, z)
         with one_thread():
             pcs = decode(self.net_, z, codes) * self.scale_
             return pcs if self.front_ is None else self.front_.lift(pcs)
 
-    def check(self, *, progress: Progress | None = None) -> Alarm:
-        """Judge the correction on the cells of the sketch, without cell types, and split the largest batch as a null.
+    # What a fitted model is used for later; documented where it is written.
+    check, add_batch = reuse.check, reuse.add_batch
+    reference_embedding, stability_bound = reuse.reference_embedding, reuse.stability_bound
+    save = checkpoint.save
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str = "auto") -> Self:
+        """Read a model that `save` wrote; on the same machine its answers are the same to the bit.
 
         Parameters
         ----------
-        progress
-            Called with (stage, done, total, loss or None).
+        path
+            The folder.
+        device
+            As in the parameters of the class.
 
-        Returns
-        -------
-        Alarm
-            See `cellnorm.alarm.Alarm`: a verdict, why, and the numbers behind it.
+        Raises
+        ------
+        DataError
+            There is no such folder, or it is no model, or of a newer format, or not as it was written.
         """
-        self._check_fitted()
-        with self._stage("check", progress), one_thread():
-            after = encode(self.net_, self.sketch_, self.sketch_batch_)
-            names, largest = self.batches_[self.sketch_batch_], int(np.argmax(self.counts_))
-            found = judge(self.sketch_, after, names, n_neighbors=self.n_neighbors, random_state=self.random_state)
-            cells = self.sketch_[self.sketch_batch_ == largest]
-            rng = np.random.default_rng(self.random_state)
-            return found.with_null(*null_check(self.net_, cells, largest, self.n_neighbors, rng))
+        model: Self = checkpoint.load(path, make=cls, device=device)
+        return model
 
     def _train(self, anchors: Any, rng: np.random.Generator, progress: Progress | None) -> None:
         x, batch = self.sketch_, self.sketch_batch_
@@ -255,18 +260,15 @@ class CellNorm(BaseEstimator):
             contrast=self.contrast,
             geometry=self.geometry,
         )
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(int(rng.integers(2**31)))
-            config = AutoencoderConfig(x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, self.dropout)
-            self.net_ = Autoencoder(config).to(self.device_)
-            anchors, self.history_ = train(self.net_, x, batch, anchors, settings, rng, progress)
-        z = encode(self.net_, x, batch)
-        offset = residual_offset(z, batch, max(1, self.n_neighbors // 4))
-        self.net_.set_frame(offset, *signal_axes(z - offset[batch], batch))
+        config = AutoencoderConfig(
+            x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, n_kinds(len(x)), self.dropout
+        )
+        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress)
+        self.net_, anchors, self.history_ = found
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 
     def _embed(self, X: Any, batch: Any, progress: Progress | None) -> NDArray[np.float32]:
-        self._check_fitted()
+        check_is_fitted(self, "net_")
         check_matrix(X, 0)
         check_width(X, self.n_features_in_)
         with self._stage("encode", progress), one_thread():
@@ -283,10 +285,6 @@ class CellNorm(BaseEstimator):
             near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
             return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
         return known_codes(batch, self.batches_, len(pcs))
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "net_"):
-            raise NotFittedError("This CellNorm is not fitted yet: call fit(X, batch) first.")
 
     @contextmanager
     def _stage(self, name: str, progress: Progress | None) -> Iterator[None]:

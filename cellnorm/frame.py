@@ -1,51 +1,17 @@
-"""The final frame of an embedding: what still sets batches off is taken away, and axes are shrunk to their signal."""
+"""The axes of the final frame: an embedding's principal axes, shrunk to their signal."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from cellnorm.anchors import find_anchors
-from cellnorm.layers import matched_shift
-from cellnorm.training import all_pairs
-
-__all__ = ["residual_offset", "signal_axes", "signal_share"]
+__all__ = ["signal_axes", "signal_share"]
 
 # No axis vanishes altogether, so that the map can be inverted.
 LEAST = 0.05
 N_NEIGHBORS = 3
-# Cells in which the offset is looked for, in all and of a batch at least. Anchors are the nearest pairs and so say less
-# than the whole offset each time.
-MAX_CELLS, LEAST_CELLS, ROUNDS = 4000, 60, 8
 MAX_OWN = 2000  # cells of a batch in which noise is told from signal
-
-
-def residual_offset(z: NDArray[np.float32], batch: NDArray[np.int64], n_neighbors: int) -> NDArray[np.float32]:
-    """Offset that each batch still has from the others, by anchors found in the embedding; shape (n_batches, n_latent).
-
-    Parameters
-    ----------
-    z
-        Embedding, shape (n_cells, n_latent).
-    batch
-        Batch of each cell, 0 to n_batches - 1, shape (n_cells,).
-    n_neighbors
-        As for `anchors.find_anchors`; few, since the nearest are most often right.
-    """
-    n_batches = int(batch.max()) + 1
-    looked_at = [np.flatnonzero(batch == b) for b in range(n_batches)]
-    most = max(LEAST_CELLS, MAX_CELLS // n_batches)
-    cells = np.concatenate([c[:: -(-len(c) // most)] for c in looked_at])
-    own, codes = z[cells], torch.from_numpy(batch[cells])
-    offset = np.zeros((n_batches, z.shape[1]), np.float32)
-    for _ in range(ROUNDS):
-        left = own - offset[batch[cells]]
-        anchors = find_anchors(left, batch[cells], n_neighbors)
-        pairs = all_pairs(anchors, codes.device)
-        offset += matched_shift(torch.from_numpy(left), codes, pairs, n_batches).numpy()
-    return offset
 
 
 def signal_share(z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float64]:

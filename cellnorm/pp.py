@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellnorm.adata import batch_labels, choose_matrix, gene_mask, write_pca
+from cellnorm.adata import choose_matrix, gene_mask, write_pca
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
 from cellnorm.hvg import BLOCK_ROWS, blocks, highly_variable, stored_values
-from cellnorm.labels import listed
+from cellnorm.labels import batch_labels, listed
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -118,10 +118,10 @@ def log_expression(
 ) -> tuple[Any, NDArray[np.object_], str, str]:
     """Log-normalised expression of the chosen genes; `adata` is only read.
 
-    Counts become log(1 + 10,000 x count / library size); the library is made of all genes that are found in three or
-    more cells, and a cell without any stays zero. Log-normalised values are kept. The genes are those that
-    `scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=...)` chooses after filtering those in fewer than three
-    cells; batches of fewer than ten cells have no say.
+    Counts become log(1 + 10,000 x count / library size); the library is made of all genes, so that a cell has the same
+    values alone and among others, and a cell without any stays zero. Log-normalised values are kept. The genes are
+    those that `scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=...)` chooses after filtering those in fewer
+    than three cells; batches of fewer than ten cells have no say.
 
     Parameters
     ----------
@@ -173,16 +173,16 @@ def _choose(
         raise DataError(f"n_top_genes must be 1 or more, found {n_top_genes}.")
     mask = None if mask_var is None else gene_mask(adata, mask_var)
     found, names, source, kind = choose_matrix(adata, layer)
-    matrix = _canonical(found)
+    matrix = canonical(found)
     del found
-    n_found = _cells_per_gene(matrix)
+    n_found = cells_per_gene(matrix)
     usable = n_found >= MIN_CELLS
     if not usable.any():
         raise DataError(
             f"{source} has no gene with a value above zero in {MIN_CELLS} or more of its {matrix.shape[0]} cells. "
             "Check that it holds the expression."
         )
-    scale = _scale(matrix, usable) if kind == "counts" else None
+    scale = count_scale(matrix) if kind == "counts" else None
     levels, codes = np.unique(batch, return_inverse=True)
     members = [np.flatnonzero(codes == code) for code in range(len(levels))]
 
@@ -196,13 +196,13 @@ def _choose(
         positions = np.flatnonzero(usable)
     else:
         positions = highly_variable(matrix, names, usable, members, n_top_genes=n_top_genes, scale=scale, tick=tick)
-    chosen = _log(matrix, positions, scale, int(n_found[positions].sum()))
+    chosen = log_values(matrix, positions, scale, int(n_found[positions].sum()))
     _check_shared(chosen, members, levels)
     tick(len(members) + 1)
     return chosen, positions, names, source, kind
 
 
-def _canonical(matrix: Any) -> Any:
+def canonical(matrix: Any) -> Any:
     """CSR with sorted indices, no zeros stored and none twice; the matrix itself if it is so already."""
     if isinstance(matrix, np.ndarray):
         if matrix.dtype == np.float16:  # which scipy has no sparse matrix of
@@ -218,7 +218,7 @@ def _canonical(matrix: Any) -> Any:
     return csr
 
 
-def _cells_per_gene(matrix: Any) -> NDArray[np.intp]:
+def cells_per_gene(matrix: Any) -> NDArray[np.intp]:
     """In how many cells each gene is expressed, shape (n_genes,)."""
     found = np.zeros(matrix.shape[1], np.intp)
     for _, block in blocks(matrix):
@@ -226,13 +226,14 @@ def _cells_per_gene(matrix: Any) -> NDArray[np.intp]:
     return found
 
 
-def _scale(matrix: Any, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+def count_scale(matrix: Any) -> NDArray[np.float64]:
     """What each cell's counts are multiplied by, shape (n_cells,); 0 for a cell without counts."""
-    library: NDArray[np.float64] = np.concatenate([block @ usable.astype(np.float64) for _, block in blocks(matrix)])
+    ones = np.ones(matrix.shape[1])
+    library: NDArray[np.float64] = np.concatenate([block @ ones for _, block in blocks(matrix)])
     return np.divide(TARGET_SUM, library, out=np.zeros_like(library), where=library > 0)
 
 
-def _log(matrix: Any, positions: NDArray[np.intp], scale: NDArray[np.float64] | None, n_values: int) -> Any:
+def log_values(matrix: Any, positions: NDArray[np.intp], scale: NDArray[np.float64] | None, n_values: int) -> Any:
     """Log-normalised values of the chosen genes, CSR of float32."""
     data, indices = np.empty(n_values, np.float32), np.empty(n_values, np.int32)
     indptr = np.zeros(matrix.shape[0] + 1, np.int64)

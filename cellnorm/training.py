@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int, float | None], None]
 TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
 REPORT_EVERY = 25
 # Chunks are always this long, filled up with zeros: a cell gives the same bits whatever its companions.
-CHUNK_CELLS = 4096
+CHUNK_CELLS = 1024
 
 
 @dataclass(frozen=True)

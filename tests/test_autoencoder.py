@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig, resize
+from cellnorm.kinds import Kinds
 from cellnorm.layers import MatchedBatchNorm, Pairs
 
-SMALL = AutoencoderConfig(n_features=10, n_batches=3, n_latent=4, n_hidden=8, dropout=0.0)
+SMALL = AutoencoderConfig(n_features=10, n_batches=3, n_latent=4, n_hidden=8, n_kinds=2, dropout=0.0)
 PAIRS = Pairs(torch.arange(10), torch.arange(10, 20), torch.ones(10))
 
 
@@ -208,7 +210,53 @@ def test_the_configuration_builds_it_again() -> None:
         net.config.n_latent = 5  # type: ignore[misc]
     buffers = {name for name, _ in net.named_buffers()}
     statistics = {f"{part}.norm.{s}" for part in ("encoder", "decoder") for s in ("shift", "spread", "mean", "var")}
-    assert buffers == {"shift", "offset", "axes", "axes_inverse"} | statistics
+    assert buffers == {"shift", "centres", "offsets", "shares", "variance", "axes", "axes_inverse"} | statistics
+
+
+# -- the final frame -------------------------------------------------------------------------------------------------
+
+
+def framed(seed: int = 0) -> Autoencoder:
+    """A network with two kinds of cells, 10 apart, and another offset of each batch in each; axes that stretch."""
+    net = network().eval()
+    rng = np.random.default_rng(seed)
+    centres = np.array([[0.0, 0, 0, 0], [10.0, 0, 0, 0]])
+    net.set_kinds(Kinds(centres, rng.normal(size=(3, 2, 4)), np.array([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]), 1.0))
+    axes = np.linalg.qr(rng.normal(size=(4, 4)))[0] * [1.0, 0.8, 0.5, 0.2]
+    net.set_axes(axes, np.linalg.inv(axes))
+    return net
+
+
+def test_without_kinds_and_axes_the_embedding_is_the_encoding() -> None:
+    net = network().eval()
+    x, batch = cells()
+    torch.testing.assert_close(net.embed(x, batch), net.encode(x, batch))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("b", [0, 1, 2])
+def test_a_cell_of_a_kind_loses_the_offset_of_its_batch_there(kind: int, b: int) -> None:
+    net = framed()
+    z = net.centres[kind] + net.offsets[b, kind] + 0.1 * torch.randn(20, 4)
+    found = net.removed(z, torch.full((20,), b))
+    torch.testing.assert_close(found, net.offsets[b, kind].expand(20, 4), atol=1e-3, rtol=0)
+
+
+def test_between_two_kinds_the_offset_goes_over_from_one_to_the_other() -> None:
+    net = framed()
+    start, end = net.centres[0] + net.offsets[0, 0], net.centres[1] + net.offsets[0, 1]
+    way = start + torch.linspace(0, 1, 50)[:, None] * (end - start)
+    member = net.membership(way, torch.zeros(50, dtype=torch.long))
+    assert (member[1:, 1] >= member[:-1, 1]).all()
+    torch.testing.assert_close(member.sum(1), torch.ones(50))
+    torch.testing.assert_close(member[24:26].mean(0), torch.full((2,), 0.5), atol=1e-3, rtol=0)
+
+
+def test_the_way_back_through_the_frame() -> None:
+    net = framed()
+    batch = torch.arange(60) % 3
+    z = net.centres[torch.arange(60) // 30] + torch.randn(60, 4)
+    torch.testing.assert_close(net.unembed(net.place(z, batch), batch), z, atol=1e-3, rtol=0)
 
 
 # -- batches that are split further ----------------------------------------------------------------------------------

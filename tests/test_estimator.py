@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import cellnorm
-from cellnorm import estimator
+from cellnorm import fitting, reuse
 from cellnorm.datasets import simulate
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
@@ -85,7 +85,7 @@ def test_a_clone_has_the_parameters_and_nothing_learnt(data: Data, fitted: CellN
 
 @pytest.mark.parametrize("method", ["transform", "inverse_transform"])
 def test_nothing_comes_before_fit(method: str) -> None:
-    with pytest.raises(NotFittedError, match="call fit"):
+    with pytest.raises(NotFittedError, match="Call 'fit'"):
         getattr(CellNorm(), method)(np.ones((5, 3)))
 
 
@@ -410,7 +410,7 @@ def test_cells_and_genes_that_say_nothing_are_kept(kind: str) -> None:
 def test_more_cells_than_the_sketch_holds(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     X, batch, kind = data
     for name, value in (("SKETCH_BATCH", 80), ("SKETCH_ALL", 600), ("SKETCH_LEAST", 10)):
-        monkeypatch.setattr(estimator, name, value)
+        monkeypatch.setattr(fitting, name, value)
     model = quick(n_comps=20, n_latent=10, n_steps=80, n_pairs=64).fit(X, batch)
     assert (model.matched_ <= 80).all()
     assert model.counts_.sum() == 600
@@ -516,7 +516,7 @@ def test_a_model_that_destroys_the_types_is_over_corrected(
     data: Data, fitted: CellNorm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
-    monkeypatch.setattr(estimator, "encode", lambda net, x, batch: noise[: len(x)])
+    monkeypatch.setattr(reuse, "encode", lambda net, x, batch: noise[: len(x)])
     alarm = fitted.check()
     assert alarm.verdict == "over-corrected"
     assert alarm.kept < 0.2
@@ -530,7 +530,7 @@ def test_what_the_null_check_finds_is_in_the_alarm(monkeypatch: pytest.MonkeyPat
         asked.extend(args)
         return 7.0, 0.9
 
-    monkeypatch.setattr(estimator, "null_check", null_check)
+    monkeypatch.setattr(reuse, "null_check", null_check)
     alarm = model.check()
     assert (alarm.null_moved, alarm.null_separated) == (7.0, 0.9)
     assert alarm.verdict != "good"
@@ -566,7 +566,7 @@ def test_small_batches_have_no_null_check() -> None:
 
 
 def test_no_check_comes_before_fit() -> None:
-    with pytest.raises(NotFittedError, match="call fit"):
+    with pytest.raises(NotFittedError, match="Call 'fit'"):
         CellNorm().check()
 
 

@@ -1,12 +1,11 @@
-"""The final frame: what sets batches off is found from anchors, and axes of noise shrink while axes of signal stay."""
+"""The axes of the final frame: those of noise shrink while those of signal stay."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellnorm.frame import LEAST, residual_offset, signal_axes, signal_share
+from cellnorm.frame import LEAST, signal_axes, signal_share
 
 
 def two_types(n: int = 600, width: int = 6, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -77,22 +76,3 @@ def test_types_stand_out_more_in_the_frame() -> None:
         return float(gap / np.sqrt(x[kind].var(0).sum()))
 
     assert contrast(placed) > 1.3 * contrast(z)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_an_offset_is_found_whatever_the_composition(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    kind = np.concatenate([rng.random(300) < 0.7, rng.random(300) < 0.3])
-    batch = np.repeat([0, 1], 300)
-    z = rng.normal(size=(600, 5)).astype(np.float32)
-    z[:, 0] += 15 * kind
-    z[batch == 1, 1] += 1.5
-    offset = residual_offset(z, batch, n_neighbors=10)
-    found = offset[1] - offset[0]
-    assert 0.2 < found[1] < 1.5  # anchors are the nearest, and so say less than all
-    assert abs(found[0]) < 0.2  # the difference of the means is 6
-
-
-def test_no_anchors_no_offset() -> None:
-    z = np.zeros((2, 3), np.float32)
-    assert np.isfinite(residual_offset(z, np.array([0, 1]), n_neighbors=1)).all()

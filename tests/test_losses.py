@@ -50,7 +50,7 @@ def trained(n_steps: int, **weights: float) -> dict[str, np.ndarray]:
     optional = {field.name: 1.0 for field in fields(TrainingConfig)} | weights
     config = TrainingConfig(**{**optional, **plain})
     torch.manual_seed(0)
-    net = Autoencoder(AutoencoderConfig(n_features=3, n_batches=2, n_latent=2, n_hidden=5, dropout=0.0))
+    net = Autoencoder(AutoencoderConfig(n_features=3, n_batches=2, n_latent=2, n_hidden=5, n_kinds=2, dropout=0.0))
     return train(net, x, batch, find_anchors(x, batch, 5), config, np.random.default_rng(0))[1].terms
 
 

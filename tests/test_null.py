@@ -49,7 +49,7 @@ def test_a_trained_network_neither_moves_nor_separates_halves(model: CellNorm, s
 
 def test_an_untrained_network_is_the_identity_and_moves_as_little() -> None:
     x = clouds([[100, 100]]).truth
-    net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=8, dropout=0.0))
+    net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=8, n_kinds=2, dropout=0.0))
     moved, separated = null_check(net, x, 0, 20, np.random.default_rng(0))
     assert moved < MOVED / 2
     assert separated < SEPARATED / 2
@@ -86,7 +86,7 @@ def test_a_batch_of_fewer_than_forty_cells_is_not_split(model: CellNorm, n: int)
 def test_units_have_no_say() -> None:
     """The move is told in distances between neighbours."""
     x = clouds([[100, 100]]).truth
-    config = AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=8, dropout=0.0)
+    config = AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=8, n_kinds=2, dropout=0.0)
     found = [null_check(Autoencoder(config), k * x, 0, 20, np.random.default_rng(0)) for k in (1, 8)]
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 

@@ -14,7 +14,9 @@ from cellnorm.optimizer import AdamW, one_cycle, parameter_groups
 
 def network(seed: int = 0) -> Autoencoder:
     torch.manual_seed(seed)
-    net = Autoencoder(AutoencoderConfig(n_features=6, n_batches=2, n_latent=4, n_hidden=5, dropout=0.0)).eval()
+    net = Autoencoder(
+        AutoencoderConfig(n_features=6, n_batches=2, n_latent=4, n_hidden=5, n_kinds=2, dropout=0.0)
+    ).eval()
     for p in net.parameters():
         nn.init.normal_(p)
     return net

@@ -51,7 +51,7 @@ def settings(n_steps: int, **changes: Any) -> TrainingConfig:
 
 def network(seed: int = 0) -> Autoencoder:
     torch.manual_seed(seed)
-    return Autoencoder(AutoencoderConfig(n_features=6, n_batches=2, n_latent=4, n_hidden=16, dropout=0.1))
+    return Autoencoder(AutoencoderConfig(n_features=6, n_batches=2, n_latent=4, n_hidden=16, n_kinds=2, dropout=0.1))
 
 
 def trained(n_steps: int, seed: int = 0, progress: Any = None, **changes: Any) -> tuple[Autoencoder, Anchors, History]:

@@ -12,7 +12,8 @@ from anndata import AnnData
 
 from cellnorm.adata import representation, result_keys, umap_keys
 from cellnorm.errors import DataError
-from cellnorm.estimator import SKETCH_ALL, SKETCH_BATCH
+from cellnorm.fitting import SKETCH_ALL, SKETCH_BATCH
+from cellnorm.kinds import MOST_KINDS
 from cellnorm.labels import batch_labels, obs_column
 from cellnorm.output import reason, replacing, shown
 from cellnorm.pl._style import levels_of, numeric_obsm, sample_cells
@@ -108,7 +109,7 @@ def write_correction(
         "curves": curves(info),
         "info": info,
         "embedding": obsm_key,
-        "sketch": {"batch": SKETCH_BATCH, "all": SKETCH_ALL},
+        "sketch": {"batch": SKETCH_BATCH, "all": SKETCH_ALL, "kinds": MOST_KINDS},
     }
     return _save(target, page)
 
