@@ -114,6 +114,59 @@ class LinearFront:
         parts = [np.asarray(_sparse(rows) @ self.loadings - offset, np.float32) for rows in _chunks(X)]
         return np.concatenate(parts)
 
+    def restricted(self, present: NDArray[np.bool_]) -> LinearFront:
+        """The front for files that lack genes; its `project` fills these with what the others let expect.
+
+        Under probabilistic PCA (Tipping and Bishop 1999) a cell is W t plus noise of variance s2, t of variance
+        V - s2 I; what genes o let expect of the others m is W_m (W_o'W_o + s2 (V - s2 I)^-1)^-1 W_o'(x_o - mean_o).
+        This is linear in x_o, so that the answer is a front itself, with loadings
+        W_o (I + (W_o'W_o + s2 (V - s2 I)^-1)^-1 W_m'W_m).
+
+        Parameters
+        ----------
+        present
+            Which of the genes of the front the file has, shape (n_genes,).
+
+        Returns
+        -------
+        LinearFront
+            For the genes that are there, in the order of this front; this front itself if none is missing. Its
+            loadings are not orthonormal: `lift` is for the front of all genes.
+
+        Raises
+        ------
+        DataError
+            If `present` does not fit or no gene is there.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cellnorm import LinearFront
+        >>> X = np.random.default_rng(0).poisson(1.0, (200, 30)).astype("float32")
+        >>> front = LinearFront.fit(X, n_comps=5)
+        >>> present = np.arange(30) < 27
+        >>> front.restricted(present).project(X[:, present]).shape
+        (200, 5)
+        """
+        present = np.asarray(present, bool)
+        if present.shape != self.mean.shape or not present.any():
+            raise DataError(
+                f"The model was made with {len(self.mean)} genes; of {present.size} asked about, "
+                f"{int(present.sum())} are there. Give a file that has at least some of the model's genes."
+            )
+        if present.all():
+            return self
+        known, gone = self.loadings[present], self.loadings[~present]
+        left = float(self.variance.sum() * (1 / max(self.variance_ratio.sum(), 1e-12) - 1))
+        # a little noise even where the components explain everything, so that there is one answer
+        noise = max(left / max(len(self.mean) - known.shape[1], 1), 1e-6 * float(self.variance[0]))
+        root = np.sqrt(np.maximum(self.variance - noise, 0))
+        with one_thread():
+            system = root[:, None] * (known.T @ known) * root + noise * np.eye(len(root))
+            expected = root[:, None] * np.linalg.solve(system, root[:, None] * (gone.T @ gone))
+            loadings = known + known @ expected
+        return LinearFront(self.mean[present], loadings, self.variance, self.variance_ratio)
+
     def lift(self, pcs: NDArray[np.floating]) -> NDArray[np.float32]:
         """Expression that belongs to principal components, shape (n_cells, n_genes), in the units of the fitted X."""
         lifted = np.asarray(pcs, np.float64) @ self.loadings.T + self.mean

@@ -223,3 +223,77 @@ def test_other_genes_are_refused(n_genes: int) -> None:
     fitted = LinearFront.fit(expression(), 5)
     with pytest.raises(DataError, match=f"with 40 genes and got {n_genes}"):
         fitted.project(expression(10, n_genes))
+
+
+# -- missing genes ---------------------------------------------------------------------------------------------------
+
+
+def linked_genes(n: int = 500, n_genes: int = 60, seed: int = 0) -> NDArray[np.float32]:
+    """Genes that follow five programmes, and noise."""
+    rng = np.random.default_rng(seed)
+    programmes = rng.normal(size=(n, 5)) * np.array([5, 4, 3, 2, 2])
+    return np.asarray(programmes @ rng.normal(size=(5, n_genes)) + rng.normal(size=(n, n_genes)) + 3, np.float32)
+
+
+def lost(front: LinearFront, X: NDArray[np.float32], present: NDArray[np.bool_]) -> tuple[float, float]:
+    """Share of the components' variance that is not recovered: by the restricted front, and with means filled in."""
+    truth = front.project(X)
+    filled = front.project(np.where(present, X, front.mean).astype(np.float32))
+    found = front.restricted(present).project(X[:, present])
+    total = np.square(truth).sum()
+    return float(np.square(found - truth).sum() / total), float(np.square(filled - truth).sum() / total)
+
+
+def test_with_all_genes_the_components_are_the_same_bits() -> None:
+    X = linked_genes()
+    fitted = LinearFront.fit(X, 5)
+    np.testing.assert_array_equal(fitted.restricted(np.ones(60, bool)).project(X), fitted.project(X))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8])
+def test_missing_genes_are_expected_from_the_others(share: float) -> None:
+    X = linked_genes()
+    fitted = LinearFront.fit(X[:250], 5)
+    found, filled = lost(fitted, X[250:], np.random.default_rng(1).random(60) >= share)
+    assert found < 0.1
+    assert found < filled / 3
+
+
+def test_the_loss_grows_smoothly_with_the_genes_that_are_missing() -> None:
+    X, order = linked_genes(), np.random.default_rng(2).permutation(60)
+    fitted = LinearFront.fit(X, 5)
+    losses = [lost(fitted, X, np.argsort(order) >= n)[0] for n in range(0, 60, 3)]
+    assert losses[0] == 0
+    assert max(np.diff(losses[:15])) < 0.05
+    assert all(loss < 1.001 for loss in losses)
+
+
+def test_the_filling_is_the_conditional_expectation() -> None:
+    """Against the covariance written out: the mean of the missing genes given the others, then the components."""
+    X = linked_genes()
+    fitted = LinearFront.fit(X, 5)
+    present = np.random.default_rng(3).random(60) < 0.7
+    noise = fitted.variance.sum() * (1 / fitted.variance_ratio.sum() - 1) / 55
+    covariance = (fitted.loadings * (fitted.variance - noise)) @ fitted.loadings.T + noise * np.eye(60)
+    centred = X - fitted.mean
+    weights = np.linalg.solve(covariance[np.ix_(present, present)], covariance[np.ix_(present, ~present)])
+    centred[:, ~present] = centred[:, present] @ weights
+    np.testing.assert_allclose(
+        fitted.restricted(present).project(X[:, present]), centred @ fitted.loadings, rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("n_comps", [5, 8])
+def test_components_that_explain_all_and_one_gene_left_are_harmless(n_comps: int) -> None:
+    X = linked_genes(n_genes=8)
+    fitted = LinearFront.fit(X, n_comps)
+    for n in (1, 4, 7):
+        present = np.arange(8) < n
+        assert np.isfinite(fitted.restricted(present).project(X[:, present])).all()
+        assert lost(fitted, X, present)[0] < 1.5
+
+
+@pytest.mark.parametrize("present", [np.zeros(60, bool), np.ones(59, bool)])
+def test_no_genes_and_other_genes_are_refused(present: NDArray[np.bool_]) -> None:
+    with pytest.raises(DataError, match="made with 60 genes"):
+        LinearFront.fit(linked_genes(), 5).restricted(present)
