@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from anndata import AnnData
 from anndata.io import write_elem, write_h5ad, write_zarr
 
 from cellnorm.adata import choose_matrix
+from cellnorm.blocks import RowBlocks, write_blocks
 from cellnorm.errors import DataError
 from cellnorm.formats import file_format, read
 from cellnorm.labels import listed
@@ -128,6 +129,7 @@ def write(
     *,
     source: str | os.PathLike[str] | None = None,
     keys: Sequence[tuple[str, str]] = (),
+    layers: Mapping[str, RowBlocks] | None = None,
     force: bool = False,
 ) -> None:
     """Write a result; at every moment it is complete or not there.
@@ -143,6 +145,8 @@ def write(
         so that everything else stays as it was, known to anndata or not.
     keys
         The new elements as (slot, key): ("obsm", "X_cellnorm").
+    layers
+        Layers by name that are made while they are written; `adata` does not hold them.
     force
         Replace an existing result.
 
@@ -160,18 +164,20 @@ def write(
     ...     read(file).shape
     (3, 3)
     """
-    target = Path(path)
+    target, layers = Path(path), layers or {}
     check_target(target, [] if source is None else [source], force=force)
     suffix = target.suffix.lower()
+    new = [*keys, *(("layers", name) for name in layers)]
     try:
         with replacing(target) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about coming changes of anndata's and zarr's formats
-            if source is not None and suffix == ".h5ad" and _can_grow(Path(source), "h5ad", keys):
+            if source is not None and suffix == ".h5ad" and _can_grow(Path(source), "h5ad", new):
                 _add_to_h5ad(adata, Path(source), temporary, keys)
-            elif source is not None and suffix == ".zarr" and _can_grow(Path(source), "zarr", keys):
+            elif source is not None and suffix == ".zarr" and _can_grow(Path(source), "zarr", new):
                 _add_to_zarr(adata, Path(source), temporary, keys)
             else:
                 _write_whole(adata, temporary, suffix)
+            _add_layers(temporary, suffix, layers)
     except OSError as error:
         raise DataError(f"{shown(target)} could not be written: {reason(error)}. Nothing was left there.") from error
 
@@ -191,7 +197,7 @@ def _can_grow(source: Path, kind: str, keys: Sequence[tuple[str, str]]) -> bool:
 def _add_to_h5ad(adata: AnnData, source: Path, target: Path, keys: Sequence[tuple[str, str]]) -> None:
     with h5py.File(target.name, "w", driver="core", backing_store=False) as memory:
         for slot, key in keys:
-            write_elem(memory.require_group(slot), key, getattr(adata, slot)[key])
+            write_elem(memory.require_group(slot), key, _element(adata, slot, key))
         memory.flush()
         shutil.copyfile(source, target)
         # HDF5 does not survive a full disk: it crashes when the program ends. So the room is taken before; what
@@ -203,6 +209,7 @@ def _add_to_h5ad(adata: AnnData, source: Path, target: Path, keys: Sequence[tupl
                 if group.get(key, getlink=True) is not None:
                     del group[key]
                 memory.copy(memory[slot][key], group, name=key)
+                _enrol(group, slot, key)
 
 
 def _add_to_zarr(adata: AnnData, source: Path, target: Path, keys: Sequence[tuple[str, str]]) -> None:
@@ -212,9 +219,43 @@ def _add_to_zarr(adata: AnnData, source: Path, target: Path, keys: Sequence[tupl
         os.chmod(folder, os.stat(folder).st_mode | 0o700)  # copies of read-only folders are read-only
     root = zarr.open_group(target, mode="r+", use_consolidated=False)
     for slot, key in keys:
-        write_elem(_slot(root, slot), key, getattr(adata, slot)[key])
+        write_elem(_slot(root, slot), key, _element(adata, slot, key))
+        _enrol(root[slot], slot, key)
     if consolidated:
         zarr.consolidate_metadata(root.store)
+
+
+def _add_layers(target: Path, suffix: str, layers: Mapping[str, RowBlocks]) -> None:
+    """Add layers to a file block by block; it is no larger in memory than a block."""
+    if not layers:
+        return
+    if suffix == ".zarr":
+        root = zarr.open_group(target, mode="r+", use_consolidated=False)
+        consolidated = zarr.open_group(target, mode="r").metadata.consolidated_metadata is not None
+        for name, blocks in layers.items():
+            write_blocks(_slot(root, "layers"), name, blocks)
+        if consolidated:
+            zarr.consolidate_metadata(root.store)
+        return
+    _take_room(target, sum(blocks.n_bytes for blocks in layers.values()) + _SLACK)
+    with h5py.File(target, "r+") as file:
+        for name, blocks in layers.items():
+            write_blocks(_slot(file, "layers"), name, blocks)
+
+
+def _element(adata: AnnData, slot: str, key: str) -> Any:
+    """An element as anndata stores it; of a table that is a column's categories or values."""
+    value = getattr(adata, slot)[key]
+    if slot != "obs":
+        return value
+    return value.array if isinstance(value.dtype, pd.CategoricalDtype) else value.to_numpy()
+
+
+def _enrol(group: Any, slot: str, key: str) -> None:
+    """A table lists its columns; without that a new one would not be read."""
+    if slot == "obs" and key not in (order := list(group.attrs["column-order"])):
+        names = np.array([*order, key], dtype=object)
+        group.attrs["column-order"] = names if isinstance(group, h5py.Group) else names.tolist()
 
 
 def _slot(root: Any, slot: str) -> Any:

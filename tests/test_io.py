@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm import io
+from cellnorm.blocks import RowBlocks
 from cellnorm.errors import DataError
 
 KEYS = [("obsm", "X_new"), ("uns", "new"), ("obsp", "new_graph")]
@@ -369,6 +370,106 @@ def test_an_error_of_the_system_leaves_nothing(
     with pytest.raises(DataError, match="the disk is full"):
         io.write(adata, tmp_path / "out.h5ad", source=source, keys=KEYS)
     assert [p.name for p in tmp_path.iterdir()] == ["in.h5ad"]
+
+
+# -- columns, and layers made while they are written ----------------------------------------------------------------
+
+
+def _blocks(value: float = 1.0, sparse: bool = False) -> RowBlocks:
+    def make() -> Iterator[Any]:
+        for start in range(0, 30, 7):
+            block = np.full((min(7, 30 - start), 20), value, np.float32)
+            yield sp.csr_matrix(block) if sparse else block
+
+    return RowBlocks((30, 20), sparse, 600, make)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+def test_columns_of_cells_are_added_and_the_others_kept(source: Path, store: Path, tmp_path: Path, kind: str) -> None:
+    start, out = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    adata = io.read(start)
+    before = adata.obs.copy()
+    adata.obs["match"] = np.linspace(0, 1, 30, dtype=np.float32)
+    adata.obs["kind"] = pd.Categorical(["T", "unknown", "B"] * 10)
+    adata.obs["lab"] = adata.obs["lab"].cat.rename_categories({"a": "new"})  # a column that was there is replaced
+    keys = [("obs", "match"), ("obs", "kind"), ("obs", "lab")]
+    io.write(adata, out, source=start, keys=keys)
+    obs = io.read(out).obs
+    assert obs.columns.tolist() == [*before.columns, "match", "kind"]
+    pd.testing.assert_frame_equal(obs, adata.obs)
+    assert obs["match"].dtype == np.float32
+    if kind == "h5ad":
+        new = ("obs/match", "obs/kind", "obs/lab")
+        old, now = h5_content(start), h5_content(out)
+        changed = {n for n in old if now.get(n) != old[n] and not n.startswith(new)}
+        assert changed == {"obs"}  # whose list of columns is longer
+    else:
+        assert zarr.open_group(out, mode="r").metadata.consolidated_metadata is not None
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_layer_is_made_while_it_is_written(
+    source: Path, store: Path, tmp_path: Path, kind: str, sparse: bool, grown: bool
+) -> None:
+    start, out = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    adata = _corrected(io.read(start))
+    layers = {"new": _blocks(3.0, sparse), "dense": _blocks(4.0, sparse)}  # one of a name that was there
+    io.write(adata, out, source=start if grown else None, keys=KEYS, layers=layers)
+    _assert_complete(out)
+    result = io.read(out)
+    for name, value in (("new", 3.0), ("dense", 4.0)):
+        assert sp.issparse(result.layers[name]) == sparse
+        values = result.layers[name].toarray() if sparse else result.layers[name]
+        np.testing.assert_array_equal(values, np.full((30, 20), value, np.float32))
+    assert set(result.layers) == {"counts", "dense", "new"}
+    assert "new" not in adata.layers
+    if kind == "h5ad" and grown:
+        old, now = h5_content(start), h5_content(out)
+        assert {n for n in old if now.get(n) != old[n] and not n.startswith("layers/dense")} == set()
+    if kind == "zarr":
+        assert "layers/new" in zarr.open_consolidated(out)
+
+
+@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "full")])
+def test_a_layer_that_cannot_be_finished_leaves_nothing(
+    source: Path, store: Path, tmp_path: Path, kind: str, error: Any
+) -> None:
+    def make() -> Iterator[np.ndarray]:
+        yield np.zeros((7, 20), np.float32)
+        raise error
+
+    expected = DataError if isinstance(error, OSError) else KeyboardInterrupt
+    start, layers = tmp_path / f"in.{kind}", {"new": RowBlocks((30, 20), False, 600, make)}
+    adata = io.read(start)
+    with pytest.raises(expected):
+        io.write(adata, tmp_path / f"out.{kind}", source=start, layers=layers)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5ad", "in.zarr"]
+
+
+def test_room_for_a_layer_is_taken_before_it_is_made(source: Path, small_disk: Path) -> None:
+    def make() -> Iterator[np.ndarray]:
+        pytest.fail("the layer does not fit, so that none of it need be made")
+        yield np.zeros(0)
+
+    layers = {"new": RowBlocks((30, 20_000), False, 600_000, make)}
+    with pytest.raises(DataError, match="the disk is full"):
+        io.write(io.read(source), small_disk / "out.h5ad", layers=layers)
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_layer_in_another_file_is_not_changed(source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.h5"
+    with h5py.File(source, "r+") as file, h5py.File(other, "w") as elsewhere:
+        file.copy("layers", elsewhere)
+        del file["layers"]
+        file["layers"] = h5py.ExternalLink(str(other), "layers")
+    before = other.read_bytes()
+    io.write(io.read(source), tmp_path / "out.h5ad", source=source, layers={"new": _blocks()})
+    assert set(io.read(tmp_path / "out.h5ad").layers) == {"counts", "dense", "new"}
+    assert other.read_bytes() == before
 
 
 # -- being killed ---------------------------------------------------------------------------------------------------
