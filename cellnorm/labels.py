@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
 
-__all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "listed", "obs_column"]
+__all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "kept_labels", "listed", "obs_column"]
 
 # What a column that tells experiments apart is usually called, the likeliest first. Capitals and separators do not
 # count: "Batch ID", "batch-id" and "batchID" are all "batch_id".
@@ -60,7 +60,28 @@ def obs_column(adata: AnnData, key: str) -> pd.Series[Any]:
     return column
 
 
-def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.object_]:
+def kept_labels(adata: AnnData, key: str) -> NDArray[np.object_]:
+    """A column of obs as text, shape (n_cells,), "" where it is missing.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or nothing in it.
+
+    Examples
+    --------
+    >>> import anndata as ad, numpy as np
+    >>> kept_labels(ad.AnnData(np.ones((2, 1)), obs={"type": ["T", None]}), "type").tolist()
+    ['T', '']
+    """
+    column = obs_column(adata, key)
+    missing = column.isna().to_numpy()
+    if missing.all():
+        raise DataError(f"Column {key!r} of obs was asked for, but no cell has a value there. Name another column.")
+    return np.where(missing, "", column.astype(str).to_numpy(object)).astype(object)
+
+
+def batch_labels(adata: AnnData, batch_key: str | Sequence[str], *, several: bool = True) -> NDArray[np.object_]:
     """Batch of each cell as a string, from one column of obs or from several that are crossed.
 
     Values that are written alike are one batch (1 and "1", 1 and 1.0). Several columns give one batch per combination
@@ -72,6 +93,9 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.o
         Cells x genes.
     batch_key
         Column of obs, or several; of any type that can be written out.
+    several
+        There must be several batches, one of them with several cells: what a correction needs. Cells that are put into
+        a reference may be of one batch.
 
     Returns
     -------
@@ -81,7 +105,7 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.o
     Raises
     ------
     DataError
-        If a column is missing, holds missing values, or if there is one batch only or no batch with two cells.
+        If a column is missing, holds missing values, or if there are not `several` batches.
 
     Examples
     --------
@@ -95,7 +119,13 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.o
         raise DataError(f"batch_key names no column; the columns of obs are: {listed(adata.obs)}.")
     columns = [_codes(adata.obs, key) for key in keys]
     codes, names = columns[0] if len(columns) == 1 else _crossed(columns)
-    n_cells = np.bincount(codes, minlength=1)
+    if several:
+        _check_several(adata, keys, names, np.bincount(codes, minlength=1))
+    return np.asarray(names, dtype=object)[codes]
+
+
+def _check_several(adata: AnnData, keys: list[str], names: list[str], n_cells: NDArray[np.intp]) -> None:
+    """Refuse one batch, and cells that are each a batch of its own."""
     if len(names) < 2:
         raise DataError(
             f"batch_key {listed(keys)} has one batch only ({listed(names)}): "
@@ -103,10 +133,9 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> NDArray[np.o
         )
     if n_cells.max() == 1:
         raise DataError(
-            f"batch_key {listed(keys)} has {len(names)} values for {len(codes)} cells: "
+            f"batch_key {listed(keys)} has {len(names)} values for {n_cells.sum()} cells: "
             "every cell is a batch of its own. Name a column that tells experiments apart."
         )
-    return np.asarray(names, dtype=object)[codes]
 
 
 Codes = tuple[NDArray[np.intp], list[str]]

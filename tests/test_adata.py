@@ -12,12 +12,15 @@ import scipy.sparse as sp
 from snapshots import changes, snapshot
 
 from cellnorm.adata import (
+    cell_keys,
     choose_matrix,
     gene_mask,
+    layer_key,
     representation,
     result_keys,
     result_slots,
     umap_keys,
+    write_cells,
     write_pca,
     write_result,
 )
@@ -313,3 +316,28 @@ def test_components_go_where_scanpy_puts_them() -> None:
     np.testing.assert_array_equal(adata.var["highly_variable"], chosen)
     write_pca(adata, "foo", SCALED[:, :3], np.ones((12, 3)), chosen, {})
     assert (set(adata.obsm), set(adata.varm), set(adata.uns)) == ({"X_pca", "foo"}, {"PCs", "foo"}, {"pca", "foo"})
+
+
+# -- columns of cells ------------------------------------------------------------------------------------------------
+
+
+def test_names_of_columns_and_layers_follow_the_key() -> None:
+    assert cell_keys("foo") == ("foo_match",)
+    assert cell_keys("foo", "a/b") == ("foo_a_b", "foo_a_b_probability", "foo_a_b_radius")
+    assert (layer_key(), layer_key("foo")) == ("cellnorm", "foo")
+    written = result_slots("foo", cells=True, transfer=["type"], expression=True)
+    assert ("obs", "foo_match") in written
+    assert {("obs", key) for key in cell_keys("foo", "type")} < set(written)
+    assert ("layers", "foo") in written
+
+
+def test_columns_are_written_and_nothing_else(tmp_path: Path) -> None:
+    adata = make(COUNTS)
+    before = snapshot(adata)
+    write_cells(adata, {"match": np.linspace(0, 1, 30), "type": np.array(["T", "B", "unknown"] * 10, object)})
+    assert changes(before, snapshot(adata)) == {"/obs"}
+    assert adata.obs.columns.tolist() == ["match", "type"]
+    assert adata.obs["match"].dtype == np.float32
+    assert adata.obs["type"].cat.categories.tolist() == ["B", "T", "unknown"]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert ad.read_h5ad(tmp_path / "cells.h5ad").obs["type"].tolist() == adata.obs["type"].tolist()

@@ -18,9 +18,13 @@ PACKAGE = ROOT / "cellnorm"
 
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
-    "determinism", "estimator", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design", "diagnosis",
+    "determinism", "estimator", "fitting", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design",
+    "diagnosis", "output", "kinds", "reuse", "checkpoint", "modelfile", "modelcheck", "mapping",
+    "transfer", "support", "nearby", "stability", "radius", "reach", "expression", "offsets",
 }  # fmt: skip
-GLUE = {"labels", "adata", "hvg", "pp", "tl", "pl", "output", "formats", "io", "report", "datasets", "text"}
+GLUE = {
+    "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
+}  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
 NUMERIC_LIBRARIES = {"numpy", "scipy", "sklearn", "threadpoolctl", "torch"}
@@ -30,6 +34,7 @@ LIBRARIES = {
     **dict.fromkeys(GLUE, GLUE_LIBRARIES),
     "metrics": NUMERIC_LIBRARIES | {"igraph"},
     "errors": set(),
+    "modelfile": {"numpy", "safetensors"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},
@@ -43,7 +48,7 @@ OURS = {
     "labels": {"errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
-    "io": {"adata", "errors", "formats", "labels", "output"},
+    "io": {"adata", "blocks", "errors", "formats", "labels", "output"},
     "console": {"errors", "training"},
     "__main__": {"cli"},
 }

@@ -235,7 +235,7 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
 def test_types_without_a_report_are_a_mistake(source: Path) -> None:
     result = correct(source, "--label-key", "cell_type")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--label-key is for the report: name one with --report FILE" in result.stderr
+    assert "--label-key is for the report or the model: add --report FILE or --save-model DIR" in result.stderr
     assert os.listdir(source.parent) == ["in.h5ad"]
 
 
@@ -400,7 +400,7 @@ def test_a_report_that_fails_leaves_the_result(source: Path, monkeypatch: pytest
 def test_a_bad_verdict_is_said_even_when_quiet_and_the_result_is_written(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellnorm.estimator.encode", lambda net, x, batch: np.zeros((len(x), 5), np.float32))
+    monkeypatch.setattr("cellnorm.reuse.encode", lambda net, x, batch: np.zeros((len(x), 5), np.float32))
     result = correct(source, "-q", "--n-latent", 5)
     assert (result.exit_code, result.stdout) == (0, f"{source.with_name('in.cellnorm.h5ad')}\n")
     assert result.stderr.startswith("warning: verdict over-corrected: ")
@@ -548,3 +548,57 @@ def test_killed_at_random_moments_the_result_is_complete_or_absent(source: Path)
     assert correct(source, "-q").exit_code == 0
     left = {p.name for p in source.parent.iterdir()} - {p.name for p in found}
     assert left == {"in.cellnorm.h5ad", "in.h5ad"}  # leftovers of the killed are gone
+
+
+# -- corrected expression -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_corrected_expression_is_one_more_layer_and_all_else_is_untouched(source: Path) -> None:
+    result = correct(source, "--expression")
+    assert result.exit_code == 0
+    assert "corrected expression of 200 genes in layers['cellnorm']: log(1 + counts per 10,000)" in result.stderr
+    output = source.with_name("in.cellnorm.h5ad")
+    before, after = h5_content(source), h5_content(output)
+    assert {name: content for name, content in after.items() if name in before} == before
+    added = {"/".join(name.split("/")[:2]) for name in set(after) - set(before)}
+    assert added == {"obsm/X_cellnorm", "uns/cellnorm", "layers/cellnorm"}
+    adata = ad.read_h5ad(output)
+    assert adata.layers["cellnorm"].shape == adata.shape
+    assert adata.layers["cellnorm"].dtype == np.float32
+    assert "with batch ignored" in adata.uns["cellnorm"]["expression"]["purpose"]
+    assert sorted(os.listdir(source.parent)) == ["in.cellnorm.h5ad", "in.h5ad"]  # no model is left behind
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_command_writes_the_layer_that_python_makes(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    options = (
+        "--expression=denoised",
+        "--expression-counts",
+        "--expression-sparse",
+        "--save-model",
+        tmp_path / "model",
+    )
+    assert correct(source, "-o", output, *options).exit_code == 0
+    adata = ad.read_zarr(output)
+    layer = adata.layers.pop("cellnorm")
+    assert sp.issparse(layer)
+    cn.tl.expression(adata, tmp_path / "model", kind="denoised", counts=True, sparse=True)
+    np.testing.assert_allclose(layer.toarray(), adata.layers["cellnorm"].toarray(), rtol=1e-6)
+    np.testing.assert_allclose(layer.toarray().sum(1), adata.layers["counts"].toarray().sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["in.h5ad", "--expression-counts"], "add --expression"),
+        (["in.h5ad", "--expression-sparse"], "add --expression"),
+        (["in.h5ad", "--expression", "smooth"], "'smooth' is neither 'corrected' nor 'denoised'"),
+        (["--expression", "in.h5ad"], "Write INPUT before --expression"),
+    ],
+)
+def test_options_of_expression_that_say_nothing_are_refused(options: list[str], said: str) -> None:
+    result = correct(*options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

@@ -113,8 +113,18 @@ def test_methods_are_those_of_this_run(adata: ad.AnnData, tmp_path: Path) -> Non
     assert sorted(set(cited)) == list(range(1, max(cited) + 1))
     assert list(dict.fromkeys(cited)) == sorted(set(cited))  # numbered in the order of the text
     assert references.count("(20") + references.count("version") == max(cited)
-    assert "Korsunsky" in references
+    assert references.count("Korsunsky") == 1  # of the kinds of cells, and of LISI
+    assert "at most 100 kinds of cells" in body
     assert "Büttner et al." not in body  # no kBET among these scores
+
+
+def test_methods_cite_where_the_kinds_are_from_though_there_is_no_lisi(adata: ad.AnnData, tmp_path: Path) -> None:
+    scores = scores_of("X_pca", "X_cellnorm")
+    text = page(write(tmp_path / "r.html", adata, scores=scores[~scores.index.str.contains("LISI")])).text
+    body, references = text[text.index("To paste") :].split(" References ")
+    assert "Korsunsky" in references
+    assert re.search(r"as in Harmony \(Korsunsky et al\. \[\d+\]\)", body)
+    assert "(LISI)" not in body
 
 
 def test_methods_say_when_components_were_given(adata: ad.AnnData, tmp_path: Path) -> None:

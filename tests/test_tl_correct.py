@@ -64,7 +64,7 @@ def test_the_embedding_and_what_is_known_of_it(small_adata: ad.AnnData) -> None:
     info = small_adata.uns["cellnorm"]
     assert set(info) == {
         *("parameters", "random_state", "versions", "batch_key", "batches", "alarm", "history"),
-        *("matrix", "matrix_kind", "genes", "seconds", "device"),
+        *("matrix", "matrix_kind", "genes", "seconds", "device", "model"),
     }
     assert info["parameters"]["n_steps"] == 30
     assert info["parameters"]["n_top_genes"] == N_TOP_GENES

@@ -5,6 +5,7 @@ import click
 from cellnorm import __version__
 from cellnorm.cli._correct import correct
 from cellnorm.cli._diagnose import diagnose
+from cellnorm.cli._embed import embed
 from cellnorm.cli._evaluate import evaluate
 
 __all__ = ["main"]
@@ -21,5 +22,5 @@ def main() -> None:
     """
 
 
-for command in (diagnose, correct, evaluate):  # in the order of use
+for command in (diagnose, correct, embed, evaluate):  # in the order of use
     main.add_command(command)

@@ -6,12 +6,23 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from cellnorm import __version__
-from cellnorm.cli._shared import batch_key_option, found_batch_key, typed_command
+from cellnorm.cli._shared import (
+    batch_key_option,
+    device_option,
+    expression_layers,
+    expression_options,
+    expression_wanted,
+    found_batch_key,
+    output_option,
+    talk_options,
+    typed_command,
+)
 from cellnorm.console import exit_codes, plain, stage, talk
 
 if TYPE_CHECKING:
@@ -32,13 +43,7 @@ class Page(NamedTuple):
 
 @click.command(short_help="Bring the cells of several labs, donors or protocols into one embedding.")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Where the result goes: a name that ends in .h5ad or .zarr. Left out: INPUT.cellnorm.h5ad.",
-)
+@output_option("INPUT.cellnorm.h5ad")
 @batch_key_option(
     "Column of the cell table (obs) that says which experiment a cell is from, such as donor or batch. "
     "Give the option again to combine columns: each combination is then one batch."
@@ -62,11 +67,7 @@ class Page(NamedTuple):
     metavar="N",
     help="Start of the random numbers (default: 0). The same seed gives the same result.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    help="Where to compute (default: auto, which takes a graphics card if there is one).",
-)
+@device_option()
 @click.option("--umap", is_flag=True, help="Also add neighbors and a UMAP of the corrected embedding.")
 @click.option(
     "--report",
@@ -75,11 +76,20 @@ class Page(NamedTuple):
     help="Also write a web page (.html) that shows what was done and whether it worked.",
 )
 @click.option(
-    "--label-key", metavar="COLUMN", help="Column with cell types, for the report alone: never for correcting."
+    "--save-model",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also save the trained model, in a new folder: cellnorm embed puts later samples in with it.",
 )
-@click.option("-f", "--force", is_flag=True, help="Replace the output (and the report) if it exists.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors; no progress bars.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more, and as it happens.")
+@click.option(
+    "--label-key",
+    metavar="COLUMN",
+    help="Column with cell types: for the report, and kept in the saved model so that they can be transferred to later "
+    "samples. Never for correcting.",
+)
+@expression_options
+@click.option("-f", "--force", is_flag=True, help="Replace the output (and the report and the model) if it exists.")
+@talk_options
 @click.version_option(__version__, prog_name="cellnorm")
 def correct(
     inputs: tuple[Path, ...],
@@ -89,7 +99,11 @@ def correct(
     seed: int | None,
     umap: bool,
     report: Path | None,
+    save_model: Path | None,
     label_key: str | None,
+    expression: str | None,
+    expression_counts: bool,
+    expression_sparse: bool,
     force: bool,
     quiet: bool,
     verbose: bool,
@@ -114,19 +128,33 @@ def correct(
         cellnorm correct cells.h5ad
         cellnorm correct cells.h5ad --batch-key donor --umap
         cellnorm correct cells.h5ad --report report.html --label-key cell_type
+        cellnorm correct cells.h5ad --expression
         cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad
+        cellnorm correct atlas.h5ad --save-model atlas.model --label-key cell_type
     """  # noqa: D301 - click takes \b as "leave these lines as they are"
     if quiet and verbose:
         raise click.UsageError("-q and -v exclude each other.")
     if output is None and len(inputs) > 1:
         raise click.UsageError("Several inputs need a name for their result: -o merged.h5ad")
-    if label_key is not None and report is None:
-        raise click.UsageError("--label-key is for the report: name one with --report FILE, or leave it out.")
+    if label_key is not None and report is None and save_model is None:
+        raise click.UsageError("--label-key is for the report or the model: add --report FILE or --save-model DIR.")
+    wanted = expression_wanted(expression, expression_counts, expression_sparse)
+    kept = {} if save_model is None else {"save_model": save_model, "label_key": label_key, "force": force}
     chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
     with exit_codes(), talk(quiet, verbose) as progress:
         page = None if report is None else Page(report, label_key, ", ".join(p.name for p in inputs))
         written = _correct(
-            inputs, output, list(batch_keys), layer, chosen, page, umap=umap, force=force, progress=progress
+            inputs,
+            output,
+            list(batch_keys),
+            layer,
+            chosen,
+            page,
+            kept,
+            wanted,
+            umap=umap,
+            force=force,
+            progress=progress,
         )
     click.echo(plain(str(written)) if sys.stdout.isatty() else os.fsencode(written))
 
@@ -138,6 +166,8 @@ def _correct(
     layer: str | None,
     params: dict[str, Any],
     page: Page | None,
+    kept: dict[str, Any],
+    wanted: dict[str, Any],
     *,
     umap: bool,
     force: bool,
@@ -151,6 +181,10 @@ def _correct(
     from cellnorm import io, tl
     from cellnorm.adata import result_keys, result_slots
 
+    if kept:
+        from cellnorm.checkpoint import check_folder
+
+        check_folder(kept["save_model"], force=force)
     if page is not None:
         from cellnorm.report import check_report
 
@@ -158,19 +192,18 @@ def _correct(
 
     seconds: dict[str, float] = {}
     with stage("read", seconds, progress):
-        if len(inputs) == 1:
-            adata = io.read(inputs[0])
-        else:
-            adata, of_file = io.read_many(inputs, layer=layer)
-            layer = None  # the joined matrix is the one
-    logger.info("read %d cells x %d genes from %s", *adata.shape, ", ".join(map(str, inputs)))
-    if not batch_keys and len(inputs) == 1:
-        batch_keys = found_batch_key(adata.obs)
-    elif not batch_keys:
-        logger.info("batches: column %r (one batch per file)", of_file)
-        batch_keys = [of_file]
+        adata, batch_keys = _read(inputs, layer, batch_keys)
+        layer = layer if len(inputs) == 1 else None  # the joined matrix is the one
     write_page = page and _page(adata, batch_keys, layer, page, force=force, progress=progress)
-    tl.correct(adata, batch_keys, layer=layer, progress=progress, **params)
+    layers = {}
+    with TemporaryDirectory() as folder:  # the model is handed on as a file where nobody wants to keep it
+        model = kept or ({"save_model": Path(folder, "model")} if wanted else {})
+        tl.correct(adata, batch_keys, layer=layer, progress=progress, **model, **params)
+        if wanted:
+            with stage("expression", seconds, progress):
+                layers = expression_layers(adata, model["save_model"], wanted, layer=layer, progress=progress)
+    if kept:
+        logger.info("saved the model in %s", kept["save_model"])
     if umap:
         with stage("umap", seconds, progress):
             tl.umap(adata, **{name: value for name, value in params.items() if name == "random_state"})
@@ -179,12 +212,29 @@ def _correct(
     logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["seconds"].items()))
     with stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None
-        io.write(adata, target, source=source, keys=result_slots(umap=umap), force=force)
+        io.write(adata, target, source=source, keys=result_slots(umap=umap), layers=layers, force=force)
     if write_page:  # last: what was computed is safe by now
         with stage("report", seconds, progress):
             write_page(result_keys()[0])
     logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
     return target
+
+
+def _read(inputs: tuple[Path, ...], layer: str | None, batch_keys: list[str]) -> tuple[Any, list[str]]:
+    """The cells of all files, and the columns that say which batch they are of."""
+    from cellnorm import io
+
+    if len(inputs) == 1:
+        adata, of_file = io.read(inputs[0]), None
+    else:
+        adata, of_file = io.read_many(inputs, layer=layer)
+    logger.info("read %d cells x %d genes from %s", *adata.shape, ", ".join(map(str, inputs)))
+    if batch_keys:
+        return adata, batch_keys
+    if of_file is None:
+        return adata, found_batch_key(adata.obs)
+    logger.info("batches: column %r (one batch per file)", of_file)
+    return adata, [of_file]
 
 
 def _page(

@@ -2,7 +2,9 @@
 
 from cellnorm.tl._correct import correct
 from cellnorm.tl._diagnose import diagnose
+from cellnorm.tl._embed import embed
 from cellnorm.tl._evaluate import evaluate
+from cellnorm.tl._expression import expression
 from cellnorm.tl._umap import umap
 
-__all__ = ["correct", "diagnose", "evaluate", "umap"]
+__all__ = ["correct", "diagnose", "embed", "evaluate", "expression", "umap"]

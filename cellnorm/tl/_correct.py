@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,16 +18,17 @@ from numpy.typing import NDArray
 from cellnorm import __version__
 from cellnorm.adata import representation, result_keys, write_result
 from cellnorm.alarm import Alarm
+from cellnorm.checkpoint import check_folder, fingerprint
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
-from cellnorm.labels import batch_labels, listed
+from cellnorm.labels import batch_labels, kept_labels, listed
 from cellnorm.pp import N_TOP_GENES, log_expression
 from cellnorm.validation import choose_device
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["correct"]
+__all__ = ["correct", "versions"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ def correct(
     mask_var: str | Any = None,
     use_rep: str | None = None,
     n_top_genes: int | None = None,
+    save_model: str | os.PathLike[str] | None = None,
+    label_key: str | Sequence[str] | None = None,
+    force: bool = False,
     key_added: str | None = None,
     copy: bool = False,
     progress: Progress | None = None,
@@ -67,6 +72,13 @@ def correct(
         Correct this representation in obsm, shape (n_cells, n_dims), instead of the expression; no genes are chosen.
     n_top_genes
         Number of genes to choose. None: as `cellnorm.pp.prepare` does.
+    save_model
+        Folder to save the trained model in, for `cellnorm.tl.embed`.
+    label_key
+        Column of obs, or several, whose labels the saved model keeps, so that `cellnorm.tl.embed` can transfer them;
+        the correction never sees them.
+    force
+        Replace a model that is there.
     key_added
         Name to write under in obsm and uns. None: "X_cellnorm" and "cellnorm".
     copy
@@ -81,7 +93,8 @@ def correct(
     None or AnnData
         Sets obsm['X_cellnorm'] (n_cells, n_latent; float32) and uns['cellnorm']: parameters, random_state, versions,
         batch_key, batches (name, n_cells, n_matched), alarm (see `cellnorm.alarm.Alarm`: verdict, reason, numbers, by
-        batch and by cluster), history, matrix, matrix_kind, genes, seconds, device.
+        batch and by cluster), history, matrix, matrix_kind, genes, seconds, device,
+        model (its fingerprint, by which `cellnorm.tl.embed` knows it again).
 
     Raises
     ------
@@ -103,12 +116,12 @@ def correct(
     _check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
     choose_device(params.get("device", "auto"))  # before any long work
     labels = batch_labels(adata, batch_key)
+    of_cells = _labels_to_keep(adata, label_key, save_model, force=force)
     start = time.perf_counter()
-    X: Any
-    genes: NDArray[Any]
+    genes: NDArray[Any] = np.empty(0, dtype=object)
     if use_rep is not None:
-        params = {**params, "n_comps": None}
-        (X, source), genes, kind = representation(adata, use_rep), np.empty(0, dtype=object), "representation"
+        params, kind = {**params, "n_comps": None}, "representation"
+        X, source = representation(adata, use_rep)
     else:
         n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
         X, genes, source, kind = log_expression(
@@ -120,26 +133,59 @@ def correct(
     _warn_of_small(labels)
     model = CellNorm(**params)
     embedding = model.fit_transform(X, labels, progress=progress)
-    alarm = model.check(progress=progress)
-    _say(alarm)
+    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
+    model.input_ = {"kind": kind, "batch_key": keys, "use_rep": use_rep}
+    model.labels_ = {column: values[model.sketch_cells_] for column, values in of_cells.items()}
+    if len(genes):
+        model.feature_names_in_ = np.asarray(genes, object)
+    _say(alarm := model.check(progress=progress))
     asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
     info = {
         "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
-        "random_state": model.random_state,
-        "versions": {"cellnorm": __version__, **{name: version(name) for name in LIBRARIES}},
-        "batch_key": [batch_key] if isinstance(batch_key, str) else list(batch_key),
-        "batches": {"name": model.batches_, "n_cells": model.counts_, "n_matched": model.matched_},
-        "alarm": alarm.to_dict(),
-        "history": model.history_.to_dict(),
+        "batch_key": keys,
         "matrix": source,
         "matrix_kind": kind,
         "genes": genes,
         "seconds": {**seconds, **model.seconds_},
-        "device": model.device_,
+        "alarm": alarm.to_dict(),
+        **_of_model(model),
     }
+    if save_model is not None:
+        model.save(save_model, force=force)
     target = adata.copy() if copy else adata
     write_result(target, key_added, embedding, info)
     return target if copy else None
+
+
+def _of_model(model: CellNorm) -> dict[str, Any]:
+    """What is recorded of a fitted model."""
+    return {
+        "random_state": model.random_state,
+        "versions": versions(),
+        "batches": {"name": model.batches_, "n_cells": model.counts_, "n_matched": model.matched_},
+        "history": model.history_.to_dict(),
+        "device": model.device_,
+        "model": fingerprint(model),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package and of the libraries that have a say in the result."""
+    return {"cellnorm": __version__, **{name: version(name) for name in LIBRARIES}}
+
+
+def _labels_to_keep(
+    adata: AnnData, label_key: str | Sequence[str] | None, save_model: Any, *, force: bool
+) -> dict[str, NDArray[np.object_]]:
+    """Labels that a saved model shall keep, checked before any long work."""
+    if save_model is not None:
+        check_folder(save_model, force=force)
+    elif label_key is not None:
+        raise DataError(
+            "label_key is for a saved model, which keeps the labels for later transfer. Name a folder with save_model."
+        )
+    keys = [label_key] if isinstance(label_key, str) else list(label_key or ())
+    return {key: kept_labels(adata, key) for key in keys}
 
 
 def _say(alarm: Alarm) -> None:

@@ -1,8 +1,4 @@
-"""Where things lie in an AnnData: the one file that spells slot names.
-
-Reads the expression matrix and writes the results; `labels` reads the batch labels of obs. What cannot be used is
-refused here with a `DataError` that says what was asked, what was found and what to do.
-"""
+"""Read the expression matrix, a mask of genes, a representation."""
 
 from __future__ import annotations
 
@@ -15,18 +11,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
-from cellnorm.labels import batch_labels, guess_batch_key, listed
+from cellnorm.labels import listed
 
-__all__ = [
-    "batch_labels",
-    "choose_matrix",
-    "gene_mask",
-    "guess_batch_key",
-    "representation",
-    "result_keys",
-    "result_slots",
-]
-__all__ += ["umap_keys", "write_pca", "write_result"]
+__all__ = ["choose_matrix", "gene_mask", "representation"]
 
 # Log-normalised values stay far below this in any base (10,000 counts per cell: 9.2 in base e, 13.3 in base 2).
 LOG_MAX = 30.0
@@ -200,99 +187,3 @@ def representation(adata: AnnData, use_rep: str) -> tuple[NDArray[np.float32], s
     if not np.isfinite(values).all():
         raise DataError(f"{source} holds {int((~np.isfinite(values)).sum())} NaN or infinite values. Make it anew.")
     return values.astype(np.float32), source
-
-
-def result_keys(key_added: str | None = None) -> tuple[str, str]:
-    """Where a correction lies: its keys in obsm and uns, ("X_cellnorm", "cellnorm") or `key_added` for both.
-
-    Examples
-    --------
-    >>> result_keys(), result_keys("foo")
-    (('X_cellnorm', 'cellnorm'), ('foo', 'foo'))
-    """
-    if key_added is None:
-        return "X_cellnorm", "cellnorm"
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise DataError(f"key_added must be a name without '/' (files split names there), found {key_added!r}.")
-    return key_added, key_added
-
-
-def umap_keys(key_added: str | None = None) -> tuple[str, str]:
-    """Where the UMAP of a correction lies: its key in obsm and uns, and the key of its neighbors in uns and obsp."""
-    _, name = result_keys(key_added)
-    return f"X_umap_{name}", f"{name}_neighbors"
-
-
-def result_slots(key_added: str | None = None, *, umap: bool = False) -> list[tuple[str, str]]:
-    """Everything that a correction (and its UMAP) writes, as (slot, key).
-
-    Examples
-    --------
-    >>> result_slots("foo")
-    [('obsm', 'foo'), ('uns', 'foo')]
-    """
-    embedding, info = result_keys(key_added)
-    slots = [("obsm", embedding), ("uns", info)]
-    if umap:
-        picture, neighbors = umap_keys(key_added)
-        slots += [("obsm", picture), ("uns", picture), ("uns", neighbors)]
-        slots += [("obsp", f"{neighbors}_distances"), ("obsp", f"{neighbors}_connectivities")]
-    return slots
-
-
-def write_result(adata: AnnData, key_added: str | None, embedding: NDArray[Any], info: Mapping[str, Any]) -> None:
-    """Write a corrected embedding into obsm (float32) and what is known of it into uns.
-
-    Parameters
-    ----------
-    adata
-        Is changed in these two places only.
-    key_added
-        See `result_keys`.
-    embedding
-        Shape (n_cells, n_latent).
-    info
-        Numbers, strings, arrays, None (written as "") and mappings thereof, with keys that are no user's text.
-
-    Raises
-    ------
-    DataError
-        If `key_added` cannot be a key in a file.
-    """
-    obsm_key, uns_key = result_keys(key_added)
-    values, stored = np.asarray(embedding, dtype=np.float32), _storable(info)
-    adata.obsm[obsm_key] = values
-    adata.uns[uns_key] = stored
-
-
-def write_pca(
-    adata: AnnData,
-    key_added: str | None,
-    pcs: NDArray[Any],
-    loadings: NDArray[Any],
-    chosen: NDArray[np.bool_],
-    info: Mapping[str, Any],
-) -> None:
-    """Write principal components where scanpy does: obsm, varm and uns, and the chosen genes into var.
-
-    Shapes: `pcs` (n_cells, k), `loadings` (n_vars, k; zero where a gene was not chosen), `chosen` (n_vars,).
-    """
-    obsm_key, varm_key, uns_key = ("X_pca", "PCs", "pca") if key_added is None else (result_keys(key_added)[0],) * 3
-    stored = _storable(info)
-    adata.obsm[obsm_key] = pcs
-    adata.varm[varm_key] = loadings
-    adata.var["highly_variable"] = chosen
-    adata.uns[uns_key] = stored
-
-
-def _storable(value: Any) -> Any:
-    """The same value in types that h5ad and zarr take and give back."""
-    if value is None:
-        return ""
-    if isinstance(value, Mapping):
-        return {key: _storable(inner) for key, inner in value.items()}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple | np.ndarray):
-        return np.asarray(value)
-    return value

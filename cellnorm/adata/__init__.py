@@ -1,0 +1,20 @@
+"""Where things lie in an AnnData: the one place that spells slot names.
+
+Reads the expression matrix and writes the results; `labels` reads the batch labels of obs. What cannot be used is
+refused here with a `DataError` that says what was asked, what was found and what to do.
+"""
+
+from cellnorm.adata._read import choose_matrix, gene_mask, representation
+from cellnorm.adata._write import (
+    cell_keys,
+    layer_key,
+    result_keys,
+    result_slots,
+    umap_keys,
+    write_cells,
+    write_pca,
+    write_result,
+)
+
+__all__ = ["cell_keys", "choose_matrix", "gene_mask", "layer_key", "representation"]
+__all__ += ["result_keys", "result_slots", "umap_keys", "write_cells", "write_pca", "write_result"]
