@@ -147,6 +147,11 @@ class Autoencoder(nn.Module):
             z = placed + self.removed(z, batch)
         return z
 
+    def unembed_evenly(self, z: Tensor, batch: Tensor) -> Tensor:
+        """As `unembed`, with the mean offset of a batch in all its cells: batches differ by the same for all kinds."""
+        mean = (self.shares[:, :, None] * self.offsets).sum(1)
+        return z @ self.axes_inverse + mean[batch]
+
     def encode_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
         """Embedding of cells whose batches are split further, with frozen weights and frozen statistics of the batches.
 

@@ -137,9 +137,15 @@ def encode(net: Autoencoder, x: NDArray[np.float32], batch: NDArray[np.int64]) -
     return _apply(net, net.embed, x, batch, net.config.n_latent)
 
 
-def decode(net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Features of embedded cells as the given batches would show them, in chunks; shape (n_cells, n_features)."""
-    return _apply(net, lambda z, b: net.decode(net.unembed(z, b), b), z, batch, net.config.n_features)
+def decode(
+    net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np.int64], *, evenly: bool = False
+) -> NDArray[np.float32]:
+    """Features of embedded cells as the given batches would show them, in chunks; shape (n_cells, n_features).
+
+    `evenly`: with the mean offset of each batch, whatever the kind of a cell.
+    """
+    back = net.unembed_evenly if evenly else net.unembed
+    return _apply(net, lambda z, b: net.decode(back(z, b), b), z, batch, net.config.n_features)
 
 
 def _apply(

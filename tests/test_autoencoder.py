@@ -259,6 +259,15 @@ def test_the_way_back_through_the_frame() -> None:
     torch.testing.assert_close(net.unembed(net.place(z, batch), batch), z, atol=1e-3, rtol=0)
 
 
+def test_the_even_way_back_has_one_offset_per_batch() -> None:
+    net = framed()
+    batch = torch.arange(60) % 3
+    z = torch.randn(60, 4)
+    gone = net.unembed_evenly(z, batch) - z @ net.axes_inverse
+    expected = torch.stack([net.shares[b] @ net.offsets[b] for b in range(3)])
+    torch.testing.assert_close(gone, expected[batch], atol=1e-4, rtol=0)
+
+
 # -- batches that are split further ----------------------------------------------------------------------------------
 
 
