@@ -123,6 +123,24 @@ def test_correct_saves_the_model_with_the_labels(atlas: Atlas, tmp_path: Path, f
     assert (wrong.exit_code, (tmp_path / "n").exists()) == (1, False)
 
 
+def test_corrected_expression_of_new_cells(march: Path) -> None:
+    plain = embed(march, "--model", march.parent / "atlas.model", "--expression")
+    assert plain.exit_code == 0, plain.stderr
+    assert "without --reference" in plain.stderr
+    cells = ad.read_h5ad(march.with_name("march.cellnorm.h5ad"))
+    values = cells.layers["cellnorm"]
+    assert values.shape == cells.shape
+    assert np.isfinite(values).all()
+    assert cells.uns["cellnorm"]["expression"]["kind"] == "corrected"
+    before = np.log1p(1e4 * cells.X.toarray() / np.asarray(cells.X.sum(1)).reshape(-1, 1))
+    assert 0 < np.abs(values - before).mean() < 0.5 * before.std()
+    kept = embed(march, "--model", march.parent / "atlas.model", "--expression", "--expression-sparse", "-f")
+    assert kept.exit_code == 0, kept.stderr
+    sparse = ad.read_h5ad(march.with_name("march.cellnorm.h5ad")).layers["cellnorm"]
+    assert sparse.nnz == cells.X.nnz
+    assert sorted(p.name for p in march.parent.iterdir() if "tmp" in p.name) == []
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -138,6 +156,8 @@ def test_correct_saves_the_model_with_the_labels(atlas: Atlas, tmp_path: Path, f
         (("--reference", "march.h5ad"), 2, "--transfer COLUMN"),
         (("-q", "-v"), 2, "exclude each other"),
         (("--device", "abacus"), 2, "Invalid value"),
+        (("--model", "no.model"), 1, "There is no model 'no.model'"),
+        (("--expression-sparse",), 2, "add --expression"),
     ],
 )
 def test_what_goes_wrong_leaves_nothing(

@@ -21,6 +21,7 @@ from cellnorm.cli._shared import (
     talk_options,
 )
 from cellnorm.console import exit_codes, plain, stage, talk
+from cellnorm.errors import DataError
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -130,7 +131,7 @@ def _embed(
     device: str | None,
     progress: "Progress",
 ) -> Path:
-    from cellnorm.output import check_target, default_output, stem
+    from cellnorm.output import check_target, default_output, shown, stem
 
     start = time.perf_counter()
     target, force, reference = (
@@ -138,6 +139,8 @@ def _embed(
         chosen["force"],
         chosen["reference"],
     )
+    if not folder.is_dir():
+        raise DataError(f"There is no model {shown(folder)}. Give the folder that --save-model wrote.")
     sources = [path for path in (input_, folder, reference) if path is not None]
     check_target(target, sources, force=force)  # before the imports, which take seconds
     from cellnorm import io, tl
@@ -178,4 +181,6 @@ def _layers(
 ) -> dict[str, Any]:
     """Corrected expression of the new cells, by the model that knows their batches."""
     options = {name: chosen[name] for name in ("layer", "reference")}
+    if chosen["reference"] is None:
+        logger.info("without --reference new batches are corrected in what the embedding sees, not in single genes")
     return expression_layers(adata, model, wanted, progress=progress, **options)

@@ -1,0 +1,88 @@
+"""The sketch on which a network learns, and what the whole of the fitting gives."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cellnorm import fitting
+from cellnorm.anchors import cosine, find_anchors
+from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.fitting import choose_sketch, fit_network
+from cellnorm.training import TrainingConfig, encode
+
+SETTINGS = TrainingConfig(
+    n_steps=40,
+    n_pairs=32,
+    n_others=8,
+    n_neighbors=10,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    contrast=2.0,
+    geometry=0.3,
+)
+
+
+def cells(n: int = 400, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Two types in two batches, which lie 3 apart."""
+    rng = np.random.default_rng(seed)
+    batch = np.arange(n) % 2
+    x = rng.normal(size=(n, 8)).astype(np.float32)
+    x[:, 0] += 15 * (np.arange(n) // 2 % 2)
+    x[:, 1] += 3 * batch
+    return x, batch
+
+
+def fitted(seed: int = 0) -> tuple[Autoencoder, NDArray[np.float32], NDArray[np.int64]]:
+    x, batch = cells()
+    config = AutoencoderConfig(n_features=8, n_batches=2, n_latent=6, n_hidden=16, n_kinds=8, dropout=0.1)
+    anchors = find_anchors(cosine(x), batch, 10)
+    net, found, history = fit_network(x, batch, anchors, config, SETTINGS, "cpu", np.random.default_rng(seed))
+    assert len(found) == history.n_anchors[-1]
+    return net, x, batch
+
+
+def test_the_sketch_holds_every_batch_and_its_unit_is_the_distance_to_a_neighbour() -> None:
+    x, batch = cells(1000)
+    chosen, scale = choose_sketch(x, batch, np.random.default_rng(0))
+    assert chosen.tolist() == list(range(1000))
+    twice, double = choose_sketch(2 * x, batch, np.random.default_rng(0))
+    assert (chosen == twice).all()
+    assert double == pytest.approx(2 * scale, rel=1e-5)
+    own = x[batch == 0]
+    nearest = np.sort(np.linalg.norm(own[:, None] - own, axis=2), axis=1)[:, 1:11]
+    assert 0.7 * np.median(nearest) < scale < 1.4 * np.median(nearest)
+
+
+def test_large_batches_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SKETCH_BATCH", 150)
+    x, batch = cells(1000)
+    chosen, _ = choose_sketch(x, batch, np.random.default_rng(0))
+    assert np.bincount(batch[chosen]).tolist() == [150, 150]
+    assert (np.diff(chosen) > 0).all()
+
+
+def test_the_batches_come_together_and_the_types_stay_apart() -> None:
+    net, x, batch = fitted()
+    z = encode(net, x, batch)
+    first = x[:, 0] > 7
+    gap = [np.linalg.norm(z[(batch == 0) & t].mean(0) - z[(batch == 1) & t].mean(0)) for t in (first, ~first)]
+    assert max(gap) < 0.5
+    assert np.linalg.norm(z[first].mean(0) - z[~first].mean(0)) > 8
+
+
+def test_the_final_frame_is_set_and_the_network_is_ready() -> None:
+    net, _, _ = fitted()
+    assert not net.training
+    assert net.offsets.abs().max() > 0
+    torch.testing.assert_close(net.shares.sum(1), torch.ones(2))
+    torch.testing.assert_close(net.axes @ net.axes_inverse, torch.eye(6), atol=1e-4, rtol=0)
+
+
+def test_one_seed_one_network_and_torch_keeps_its_state() -> None:
+    state = torch.get_rng_state()
+    one, x, batch = fitted()
+    other, _, _ = fitted()
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(encode(one, x, batch), encode(other, x, batch))
+    assert (encode(fitted(1)[0], x, batch) != encode(one, x, batch)).any()
