@@ -12,7 +12,7 @@ accuracy, F1 (macro) and ECE (expected calibration error, ten bins) are of known
 the match of cellnorm, and the share of votes or the probability of the others. "unknown" and "lost": shares of the new
 and of the known cells that cellnorm calls unknown with its own thresholds, the same for all sets. "AUC": of the match.
 "radius": median change of expression, relative to its length, within which a label cannot change. The constants in
-cellnorm/support.py and cellnorm/transfer.py were chosen by such tables; what they say of new data is a little
+cellnorm/transfer were chosen by such tables; what they say of new data is a little
 optimistic.
 """
 
@@ -37,10 +37,8 @@ from sklearn.preprocessing import MaxAbsScaler
 
 import cellnorm as cn
 from cellnorm.pp import log_expression
-from cellnorm.radius import label_radius
-from cellnorm.reach import reach_of
-from cellnorm.support import Support
-from cellnorm.transfer import LabelTransfer
+from cellnorm.stability import label_radius, reach_of
+from cellnorm.transfer import LabelTransfer, Support
 
 Labels = NDArray[np.object_]
 # Batch to map, and types to leave out of the reference one at a time.

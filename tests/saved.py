@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from cellnorm import CellNorm
-from cellnorm.modelfile import CONFIG, WEIGHTS, _checksum, _rendered, _sha256
+from cellnorm.checkpoint._file import CONFIG, WEIGHTS, _checksum, _rendered, _sha256
 
 
 @cache

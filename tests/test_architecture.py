@@ -19,8 +19,7 @@ PACKAGE = ROOT / "cellnorm"
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design",
-    "diagnosis", "output", "kinds", "reuse", "checkpoint", "modelfile", "modelcheck", "mapping",
-    "transfer", "support", "nearby", "stability", "radius", "reach", "expression", "offsets",
+    "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability", "expression",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
@@ -34,7 +33,7 @@ LIBRARIES = {
     **dict.fromkeys(GLUE, GLUE_LIBRARIES),
     "metrics": NUMERIC_LIBRARIES | {"igraph"},
     "errors": set(),
-    "modelfile": {"numpy", "safetensors"},
+    "checkpoint": {"numpy", "safetensors", "sklearn", "torch"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from atlases import Atlas, make_atlas  # noqa: F401 - a fixture
 
-from cellnorm.reach import reach_of
+from cellnorm.stability._reach import reach_of
 from cellnorm.tl import _embed_transfer
 from cellnorm.tl._embed_transfer import UNKNOWN, label_cells, labelled_reference
 

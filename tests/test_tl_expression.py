@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from snapshots import changes, snapshot
 
 import cellnorm as cn
-from cellnorm import expression as numerics
 from cellnorm.errors import DataError
+from cellnorm.expression import _effect as numerics
 from cellnorm.tl._expression import expression_layer
 
 QUICK: dict[str, Any] = {"n_steps": 80, "n_latent": 12, "device": "cpu"}

@@ -20,13 +20,13 @@ from cellnorm.checkpoint import check_folder, fingerprint
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import listed
-from cellnorm.reach import reach_of
-from cellnorm.support import Support
+from cellnorm.stability import reach_of
 from cellnorm.tl._correct import versions
 from cellnorm.tl._embed_batches import Batches, learn_batches, read_batches, warn_of_far
 from cellnorm.tl._embed_input import Features, read_features
 from cellnorm.tl._embed_transfer import label_cells, labelled_reference
 from cellnorm.training import encode
+from cellnorm.transfer import Support
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress

@@ -16,9 +16,7 @@ from cellnorm.checkpoint import fingerprint
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, kept_labels, listed
-from cellnorm.radius import label_radius
-from cellnorm.reach import Reach
-from cellnorm.stability import stretch
+from cellnorm.stability import Reach, label_radius, stretch
 from cellnorm.transfer import LabelTransfer
 
 __all__ = ["UNKNOWN", "CellLabels", "Labelled", "label_cells", "labelled_reference"]
@@ -135,11 +133,11 @@ def label_cells(
     reference
         See `labelled_reference`.
     z, match
-        Embedding (n_cells, n_latent) and support (`cellnorm.support.Support`) of the new cells.
+        Embedding (n_cells, n_latent) and support (`cellnorm.transfer.Support`) of the new cells.
     length
         Length of each cell's log-expression, shape (n_cells,).
     reach
-        How far changes of these cells go (`cellnorm.reach.reach_of`).
+        How far changes of these cells go (`cellnorm.stability.reach_of`).
     """
     transfer = LabelTransfer.fit(reference.z, reference.batch, reference.labels)
     found = transfer.predict(z, match)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from cellnorm.nearby import CHUNK, nearest, other_batches
+from cellnorm.transfer._nearby import CHUNK, nearest, other_batches
 
 
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30), st.integers(1, 20))

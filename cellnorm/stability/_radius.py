@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from cellnorm.determinism import one_thread
-from cellnorm.reach import Reach
+from cellnorm.stability._reach import Reach
 
 __all__ = ["label_radius"]
 
@@ -59,8 +59,8 @@ def label_radius(
     --------
     >>> import numpy as np
     >>> from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
-    >>> from cellnorm.radius import label_radius
-    >>> from cellnorm.reach import reach_of
+    >>> from cellnorm.stability import label_radius
+    >>> from cellnorm.stability import reach_of
     >>> reference, labels = np.array([[0.0], [1.0], [5.0], [6.0]]), np.array(["B", "B", "T", "T"], object)
     >>> net = Autoencoder(AutoencoderConfig(n_features=1, n_batches=2, n_latent=1, n_hidden=8, n_kinds=2, dropout=0.1))
     >>> z = np.array([[0.5], [3.0]])  # the net is the identity before it is trained

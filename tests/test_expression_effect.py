@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm import CellNorm
-from cellnorm import expression as module
 from cellnorm.expression import BatchEffect, Cells, at_values, chunks, counts_like, learn_effect
+from cellnorm.expression import _effect as module
 from cellnorm.training import decode
 
 SIZES = {"a": (100, 60), "b": (70, 90), "c": (40, 80)}  # cells of two types in three batches

@@ -15,8 +15,8 @@ from scipy.special import expit
 from cellnorm import CellNorm
 from cellnorm.autoencoder import Autoencoder
 from cellnorm.pp import log_expression
-from cellnorm.reach import Reach, _Kinds, reach_of
 from cellnorm.stability import lipschitz
+from cellnorm.stability._reach import Reach, _Kinds, reach_of
 
 Floats = NDArray[np.float64]
 APART, WIDTH = st.sampled_from([0.1, 1.0, 10.0]), st.sampled_from([0.01, 0.3, 3.0])

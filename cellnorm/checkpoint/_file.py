@@ -19,8 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_bytes
 
+from cellnorm.checkpoint._check import Arrays, Config, complaints, faults
 from cellnorm.errors import DataError
-from cellnorm.modelcheck import Arrays, Config, complaints, faults
 from cellnorm.output import reason
 
 __all__ = ["CONFIG", "FORMAT", "VERSION", "WEIGHTS", "looks_like", "read", "sealed"]

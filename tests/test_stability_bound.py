@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellnorm import LinearFront
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
-from cellnorm.stability import encoding_bounds, lipschitz, offsets_of, steepest_offset, stretch
+from cellnorm.stability._bound import encoding_bounds, lipschitz, offsets_of, steepest_offset, stretch
 
 Floats = NDArray[np.float64]
 

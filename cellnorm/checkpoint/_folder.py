@@ -20,10 +20,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from cellnorm import __version__
+from cellnorm.checkpoint._check import Arrays, Config, blank_network
+from cellnorm.checkpoint._file import CONFIG, FORMAT, VERSION, WEIGHTS, looks_like, read, sealed
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
-from cellnorm.modelcheck import Arrays, Config, blank_network
-from cellnorm.modelfile import CONFIG, FORMAT, VERSION, WEIGHTS, looks_like, read, sealed
 from cellnorm.output import reason, replacing, shown
 from cellnorm.training import TERMS, History
 from cellnorm.validation import choose_device

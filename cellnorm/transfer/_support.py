@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellnorm.anchors import cosine
-from cellnorm.nearby import nearest, other_batches
+from cellnorm.transfer._nearby import nearest, other_batches
 
 __all__ = ["Companions", "Support", "Yardstick"]
 
@@ -109,7 +109,7 @@ class Support:
     Examples
     --------
     >>> import numpy as np
-    >>> from cellnorm.support import Support
+    >>> from cellnorm.transfer import Support
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(600, 8)).astype("float32")
     >>> x[:, 0] += 6 * (np.arange(600) % 3)  # three types

@@ -16,7 +16,7 @@ from saved import cells, fitted
 
 from cellnorm import CellNorm, DataError, LinearFront
 from cellnorm.checkpoint import check_folder, fingerprint, save
-from cellnorm.modelfile import CONFIG, WEIGHTS
+from cellnorm.checkpoint._file import CONFIG, WEIGHTS
 
 
 def read(path: Path) -> CellNorm:

@@ -16,8 +16,8 @@ from saved import cells, fitted, reseal
 
 from cellnorm import CellNorm, DataError
 from cellnorm.checkpoint import save
-from cellnorm.modelcheck import blank_network, complaints, faults
-from cellnorm.modelfile import CONFIG, read
+from cellnorm.checkpoint._check import blank_network, complaints, faults
+from cellnorm.checkpoint._file import CONFIG, read
 
 DEFAULTS = CellNorm().get_params()
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 import cellnorm as cn
 from cellnorm.errors import DataError
 from cellnorm.pp import log_expression
-from cellnorm.support import Support
-from cellnorm.transfer import LEAST_EVIDENCE, LabelTransfer
+from cellnorm.transfer._labels import LEAST_EVIDENCE, LabelTransfer
+from cellnorm.transfer._support import Support
 
 NAMES = np.array(["B", "NK", "T", "DC"], object)
 

@@ -19,7 +19,7 @@ from scipy.special import expit, log_softmax
 
 from cellnorm.autoencoder import LEAST_SHARE, Autoencoder
 from cellnorm.determinism import one_thread
-from cellnorm.stability import SAFETY, encoding_bounds, offsets_of, steepest_offset
+from cellnorm.stability._bound import SAFETY, encoding_bounds, offsets_of, steepest_offset
 
 __all__ = ["Reach", "reach_of"]
 
@@ -115,7 +115,7 @@ def reach_of(net: Autoencoder, x: NDArray[np.floating], batch: NDArray[np.int64]
     --------
     >>> import numpy as np
     >>> from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
-    >>> from cellnorm.reach import reach_of
+    >>> from cellnorm.stability import reach_of
     >>> net = Autoencoder(AutoencoderConfig(n_features=3, n_batches=2, n_latent=2, n_hidden=8, n_kinds=2, dropout=0.1))
     >>> reach_of(net, np.zeros((2, 3)), np.array([0, 1]), 10.0).within(np.array([4.0, 5.0])).round(3)
     array([4., 5.])

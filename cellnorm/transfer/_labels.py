@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from cellnorm.errors import DataError
 from cellnorm.metrics.neighbors import count_codes
-from cellnorm.nearby import nearest, other_batches
+from cellnorm.transfer._nearby import nearest, other_batches
 
 __all__ = ["LabelTransfer", "Transfer"]
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from cellnorm.nearby import nearest
-from cellnorm.support import BULK, MAX_COMPANIONS, K, Support
+from cellnorm.transfer._nearby import nearest
+from cellnorm.transfer._support import BULK, MAX_COMPANIONS, K, Support
 
 Singles = NDArray[np.float32]
 N_DIMS, N_LATENT = 12, 5

@@ -41,7 +41,7 @@ class Bound:
     """Largest change of the embedding per unit change of the principal components, for cells of each batch.
 
     This is the worst case anywhere, at the border between two kinds whose offsets differ most; cells seldom lie there.
-    `cellnorm.radius` takes what holds where a cell lies, which is less.
+    `cellnorm.stability` takes what holds where a cell lies, which is less.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ def steepest_offset(offsets: Floats, centres: Floats, variance: float) -> float:
     Examples
     --------
     >>> import numpy as np
-    >>> from cellnorm.stability import steepest_offset
+    >>> from cellnorm.stability._bound import steepest_offset
     >>> round(steepest_offset(np.array([[0.0], [1.0]]), np.array([[0.0], [4.0]]), 2.0), 3)  # half way between them
     0.5
     """

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellnorm.offsets import Sums, shrunk_offsets
+from cellnorm.expression._offsets import Sums, shrunk_offsets
 
 
 def sums_of(x: np.ndarray, batch: np.ndarray, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

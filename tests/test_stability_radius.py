@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nets import Trained, trained
 from numpy.typing import NDArray
 
-from cellnorm.radius import label_radius, safe_step
-from cellnorm.reach import reach_of
+from cellnorm.stability._radius import label_radius, safe_step
+from cellnorm.stability._reach import reach_of
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ def test_cells_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     z = rng.normal(size=(30, 3))
     whole = safe_step(z, reference, labels, 7)
     alone = [safe_step(z[i : i + 1], reference, labels, 7)[0] for i in range(30)]
-    monkeypatch.setattr("cellnorm.radius.CHUNK_DISTANCES", 7 * len(reference))
+    monkeypatch.setattr("cellnorm.stability._radius.CHUNK_DISTANCES", 7 * len(reference))
     chunked = safe_step(z, reference, labels, 7)
     np.testing.assert_array_equal([alone, chunked], [whole, whole])
 
@@ -85,7 +85,7 @@ def test_looking_at_fewer_cells_never_makes_the_step_longer(monkeypatch: pytest.
     z = rng.normal(size=(60, 3))
     all_of_them = safe_step(z, reference, labels, 9)
     for more in (48, 4, 0):
-        monkeypatch.setattr("cellnorm.radius.MORE", more)
+        monkeypatch.setattr("cellnorm.stability._radius.MORE", more)
         fewer = safe_step(z, reference, labels, 9)
         assert (fewer <= all_of_them + 1e-12).all()
         assert ((fewer > 0) == (all_of_them > 0)).all()

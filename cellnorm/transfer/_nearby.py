@@ -38,7 +38,7 @@ def nearest(reference: Singles, points: Singles, k: int) -> tuple[IntArray, Floa
     Examples
     --------
     >>> import numpy as np
-    >>> from cellnorm.nearby import nearest
+    >>> from cellnorm.transfer._nearby import nearest
     >>> found, apart = nearest(np.array([[0.0], [3.0], [4.0]], "float32"), np.array([[3.5]], "float32"), k=2)
     >>> found.tolist(), apart.tolist()
     ([[1, 2]], [[0.5, 0.5]])

@@ -14,7 +14,7 @@ from saved import fitted, reseal
 
 from cellnorm import CellNorm, DataError
 from cellnorm.checkpoint import fingerprint, save
-from cellnorm.modelfile import CONFIG, FORMAT, VERSION, WEIGHTS, looks_like, read, sealed
+from cellnorm.checkpoint._file import CONFIG, FORMAT, VERSION, WEIGHTS, looks_like, read, sealed
 
 DEFAULTS = CellNorm().get_params()
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from cellnorm.determinism import one_thread
-from cellnorm.offsets import Sums, shrunk_offsets
+from cellnorm.expression._offsets import Sums, shrunk_offsets
 from cellnorm.training import decode
 
 __all__ = ["BatchEffect", "Cells", "at_values", "chunks", "counts_like", "learn_effect"]
