@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-__all__ = ["Anchors", "cosine", "find_anchors", "sketch", "within_batch_distance"]
+__all__ = ["Anchors", "cosine", "different", "find_anchors", "sketch", "within_batch_distance"]
 
 IntArray = NDArray[np.int64]
 # No more than one cell in ten of the smaller batch counts as near, however many neighbours are asked for.
@@ -47,6 +47,12 @@ def sketch(batch: IntArray, size: int, rng: np.random.Generator) -> IntArray:
         cells = np.flatnonzero(batch == b)
         chosen.append(cells if len(cells) <= size else rng.choice(cells, size, replace=False))
     return np.sort(np.concatenate(chosen))
+
+
+def different(x: NDArray[np.float32], size: int, rng: np.random.Generator) -> IntArray:
+    """Positions of at most `size` different rows, in the order of their values, so that the order given has no say."""
+    first = np.unique(x, axis=0, return_index=True)[1]
+    return np.asarray(first[np.sort(rng.permutation(len(first))[:size])])
 
 
 def cosine(x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -132,7 +132,11 @@ class Autoencoder(nn.Module):
 
     def removed(self, z: Tensor, batch: Tensor) -> Tensor:
         """Offset of a cell's batch where the cell lies, shape (n_cells, n_latent): that of its kinds."""
-        return (self.membership(z, batch)[:, :, None] * self.offsets[batch]).sum(1)
+        return self.mixed_offset(self.membership(z, batch), batch)
+
+    def mixed_offset(self, member: Tensor, batch: Tensor) -> Tensor:
+        """Mean offset of a batch's kinds by their shares in a cell, (n_cells, n_kinds); shape (n_cells, n_latent)."""
+        return (member[:, :, None] * self.offsets[batch]).sum(1)
 
     def membership(self, z: Tensor, batch: Tensor) -> Tensor:
         """Share of each kind in a cell, shape (n_cells, n_kinds); each a round Gaussian where the batch has it."""

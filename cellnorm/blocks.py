@@ -53,10 +53,8 @@ class RowBlocks:
         """All of it in memory: CSR or an array, shape (n_cells, n_columns)."""
         if self.sparse:
             return sp.vstack(list(self.make()), format="csr", dtype=np.float32)
-        out, start = np.empty(self.shape, np.float32), 0
-        for block in self.make():
-            out[start : start + len(block)] = block
-            start += len(block)
+        out = np.empty(self.shape, np.float32)
+        _fill(out, self)
         return out
 
 
@@ -77,6 +75,10 @@ def write_blocks(group: Any, name: str, blocks: RowBlocks) -> None:
         chunks = max(1, min(blocks.shape[0], CHUNK_VALUES // max(1, blocks.shape[1]))), blocks.shape[1]
         array = group.create_array(name, shape=blocks.shape, dtype="float32", chunks=chunks)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    _fill(array, blocks)
+
+
+def _fill(array: Any, blocks: RowBlocks) -> None:
     start = 0
     for block in blocks.make():
         array[start : start + len(block)] = block

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +19,7 @@ from cellnorm.determinism import one_thread
 from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
 from cellnorm.kinds import n_kinds
-from cellnorm.training import Progress, TrainingConfig, decode, encode
+from cellnorm.training import Progress, TrainingConfig, decode, encode, stage
 from cellnorm.validation import check_matrix, check_width, choose_device, encode_labels, known_codes
 
 __all__ = ["CellNorm"]
@@ -153,10 +151,10 @@ class CellNorm(BaseEstimator):
         self.added_batch_ = np.empty(0, np.int64)
         rng = np.random.default_rng(self.random_state)
         with one_thread():
-            with self._stage("pca", progress):
+            with stage("pca", self.seconds_, progress):
                 self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
                 pcs = self._features(X)
-            with self._stage("anchors", progress):
+            with stage("anchors", self.seconds_, progress):
                 cells, self.scale_ = choose_sketch(pcs, codes, rng)
                 self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
                 self.added_ = self.sketch_[:0]
@@ -271,7 +269,7 @@ class CellNorm(BaseEstimator):
         check_is_fitted(self, "net_")
         check_matrix(X, 0)
         check_width(X, self.n_features_in_)
-        with self._stage("encode", progress), one_thread():
+        with stage("encode", self.seconds_, progress), one_thread():
             pcs = self._features(X) / self.scale_
             return encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
 
@@ -285,13 +283,3 @@ class CellNorm(BaseEstimator):
             near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
             return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
         return known_codes(batch, self.batches_, len(pcs))
-
-    @contextmanager
-    def _stage(self, name: str, progress: Progress | None) -> Iterator[None]:
-        start = time.perf_counter()
-        if progress:
-            progress(name, 0, 1, None)
-        yield
-        self.seconds_[name] = time.perf_counter() - start
-        if progress:
-            progress(name, 1, 1, None)

@@ -211,11 +211,11 @@ def _kind_offsets(
 
 def _in_kinds(net: Autoencoder, z: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each kind in encoded cells, and where they lie without the offsets; in chunks, as both take memory."""
-    parts = [
-        (net.membership(*chunk), chunk[0] - net.removed(*chunk))
-        for chunk in zip(torch.split(z, CHUNK_CELLS), torch.split(batch, CHUNK_CELLS), strict=True)
-    ]
-    return torch.cat([member for member, _ in parts]), torch.cat([placed for _, placed in parts])
+    members, placed = [], []
+    for own, codes in zip(torch.split(z, CHUNK_CELLS), torch.split(batch, CHUNK_CELLS), strict=True):
+        members.append(net.membership(own, codes))
+        placed.append(own - net.mixed_offset(members[-1], codes))
+    return torch.cat(members), torch.cat(placed)
 
 
 def _matches(

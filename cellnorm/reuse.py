@@ -14,12 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from cellnorm import mapping
 from cellnorm.alarm import Alarm, judge
+from cellnorm.anchors import different
 from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
 from cellnorm.fitting import SKETCH_BATCH
 from cellnorm.null import null_check
 from cellnorm.stability import Bound, lipschitz
-from cellnorm.training import Progress, encode
+from cellnorm.training import Progress, encode, stage
 from cellnorm.validation import check_matrix, check_width
 
 __all__ = ["add_batch", "check", "largest_batch", "reference_embedding", "stability_bound"]
@@ -41,7 +42,7 @@ def check(model: Any, *, progress: Progress | None = None) -> Alarm:
         See `cellnorm.alarm.Alarm`: a verdict, why, and the numbers behind it.
     """
     check_is_fitted(model, "net_")
-    with model._stage("check", progress), one_thread():
+    with stage("check", model.seconds_, progress), one_thread():
         x, batch, largest = model.sketch_, model.sketch_batch_, largest_batch(model)
         settings = {"n_neighbors": model.n_neighbors, "random_state": model.random_state}
         found = judge(x, encode(model.net_, x, batch), model.batches_[batch], **settings)
@@ -101,8 +102,7 @@ def add_batch(model: Any, X: Any, name: str, *, frozen: bool = False) -> Any:
         else:
             sketch = model.sketch_, model.sketch_batch_
             grown.net_, n_matched = mapping.add_batch(model.net_, *sketch, pcs, model.n_neighbors, rng)
-    some = np.unique(pcs, axis=0)  # whatever their order
-    some = some[np.sort(rng.permutation(len(some))[:SKETCH_BATCH])]
+    some = pcs[different(pcs, SKETCH_BATCH, rng)]
     grown.added_ = np.concatenate([model.added_, some])
     grown.added_batch_ = np.append(model.added_batch_, np.full(len(some), len(model.batches_)))
     grown.batches_ = np.append(model.batches_, np.array([str(name)], object))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,7 @@ from cellnorm.layers import Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
 from cellnorm.sampling import Minibatch, minibatches
 
-__all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "decode", "encode", "train"]
+__all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "decode", "encode", "stage", "train"]
 
 Progress = Callable[[str, int, int, float | None], None]
 TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
@@ -58,6 +60,18 @@ class History:
     def to_dict(self) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
         """The history as arrays by name."""
         return {**self.terms, "n_anchors": self.n_anchors}
+
+
+@contextmanager
+def stage(name: str, seconds: dict[str, float], progress: Progress | None = None) -> Iterator[None]:
+    """Time a stage that cannot tell how far it is, and say when it begins and ends."""
+    start = time.perf_counter()
+    if progress:
+        progress(name, 0, 1, None)
+    yield
+    seconds[name] = time.perf_counter() - start
+    if progress:
+        progress(name, 1, 1, None)
 
 
 def train(

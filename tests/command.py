@@ -16,12 +16,17 @@ from cellnorm.estimator import CellNorm
 SEPARATE: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 
 
-def correct(*args: object) -> Result:
-    """`cellnorm correct ARGS`; an exception that is a bug is raised here."""
-    result = CliRunner(**SEPARATE).invoke(main, ["correct", *map(str, args)], prog_name="cellnorm")
+def run(*args: object) -> Result:
+    """`cellnorm ARGS`; an exception that is a bug is raised here."""
+    result = CliRunner(**SEPARATE).invoke(main, [*map(str, args)], prog_name="cellnorm")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def correct(*args: object) -> Result:
+    """`cellnorm correct ARGS`."""
+    return run("correct", *args)
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """Small fitted models, and saved ones with something in them changed as if the change had been there from the start."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from cellnorm import CellNorm
+from cellnorm.checkpoint import save as save_model
 from cellnorm.checkpoint._file import CONFIG, WEIGHTS, _checksum, _rendered, _sha256
 
 
@@ -31,6 +34,20 @@ def fitted(n_comps: int | None = 5) -> CellNorm:
     model.input_ = {"kind": "log", "batch_key": ["lab"]}
     model.labels_ = {"cell type / α": np.array(["T", "B", ""], object)[np.arange(60) % 3]}
     return model
+
+
+@pytest.fixture(scope="module", name="original")
+def make_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `fitted()`, not to be changed."""
+    path = tmp_path_factory.mktemp("models") / "model"
+    save_model(fitted(), path)
+    return path
+
+
+@pytest.fixture(name="folder")
+def make_folder(original: Path, tmp_path: Path) -> Path:
+    """A saved model, yours to break."""
+    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def reseal(

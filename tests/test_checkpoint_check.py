@@ -12,26 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from saved import cells, fitted, reseal
+from saved import cells, fitted, make_folder, make_original, reseal  # noqa: F401 - fixtures
 
 from cellnorm import CellNorm, DataError
-from cellnorm.checkpoint import save
 from cellnorm.checkpoint._check import blank_network, complaints, faults
 from cellnorm.checkpoint._file import CONFIG, read
 
 DEFAULTS = CellNorm().get_params()
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "model"
-    save(fitted(), path)
-    return path
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 def test_a_good_model_gives_no_complaint(original: Path) -> None:

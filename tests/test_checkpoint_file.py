@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from saved import fitted, reseal
+from saved import fitted, make_folder, make_original, reseal  # noqa: F401 - fixtures
 
 from cellnorm import CellNorm, DataError
 from cellnorm.checkpoint import fingerprint, save
 from cellnorm.checkpoint._file import CONFIG, FORMAT, VERSION, WEIGHTS, looks_like, read, sealed
 
 DEFAULTS = CellNorm().get_params()
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "model"
-    save(fitted(), path)
-    return path
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    """A saved model, yours to break."""
-    return Path(shutil.copytree(original, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")

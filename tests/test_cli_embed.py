@@ -11,21 +11,17 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from atlases import Atlas, make_atlas, without  # noqa: F401 - a fixture
-from click.testing import CliRunner, Result
-from command import SEPARATE, correct, few_steps, folder_content, h5_content  # noqa: F401 - a fixture
+from click.testing import Result
+from command import correct, few_steps, folder_content, h5_content, run  # noqa: F401 - a fixture
 
 import cellnorm as cn
 from cellnorm.adata import result_slots
-from cellnorm.cli import main
 from cellnorm.estimator import CellNorm
 
 
 def embed(*args: object) -> Result:
-    """`cellnorm embed ARGS`; an exception that is a bug is raised here."""
-    result = CliRunner(**SEPARATE).invoke(main, ["embed", *map(str, args)], prog_name="cellnorm")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    """`cellnorm embed ARGS`."""
+    return run("embed", *args)
 
 
 @pytest.fixture

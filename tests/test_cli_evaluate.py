@@ -11,19 +11,15 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
-from command import SEPARATE, folder_content
+from click.testing import Result
+from command import folder_content, run
 
 import cellnorm as cn
-from cellnorm.cli import main
 
 
 def evaluate(*args: object) -> Result:
-    """`cellnorm evaluate ARGS`; an exception that is a bug is raised here."""
-    result = CliRunner(**SEPARATE).invoke(main, ["evaluate", *map(str, args)], prog_name="cellnorm")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    """`cellnorm evaluate ARGS`."""
+    return run("evaluate", *args)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from cellnorm.output import reason, replacing, shown
 from cellnorm.training import TERMS, History
 from cellnorm.validation import choose_device
 
-__all__ = ["check_folder", "fingerprint", "load", "save"]
+__all__ = ["check_folder", "fingerprint", "fingerprints", "load", "save"]
 
 NORMALISATION = {
     "counts": "log(1 + 10,000 x count / counts of the cell), the counts of all genes of the file",
@@ -147,6 +147,11 @@ def fingerprint(model: Any) -> str:
         total.update(json.dumps([name, str(values.dtype), values.shape]).encode())
         total.update(np.ascontiguousarray(values).tobytes())
     return total.hexdigest()
+
+
+def fingerprints(model: Any) -> set[str]:
+    """Fingerprints of a model and of those that it was made from by adding batches: all embed the reference alike."""
+    return {fingerprint(model), *model.input_.get("made_from", ())}
 
 
 def _front_arrays(front: LinearFront | None) -> Arrays:

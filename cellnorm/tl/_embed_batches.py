@@ -15,6 +15,7 @@ from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, guess_batch_key, listed
+from cellnorm.tl._correct import SMALL_BATCH
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -23,7 +24,6 @@ __all__ = ["Batches", "learn_batches", "read_batches", "warn_of_far"]
 
 logger = logging.getLogger(__name__)
 
-SMALL_BATCH = 10  # cells; fewer have hardly any statistics of their own
 # Shift of matched cells against the cells of that name in the model, in distances between neighbouring cells. On nine
 # real data sets two parts of a batch lie up to .25 apart, if the smaller has 50 cells (15 cells: .47), and batches of
 # different protocols .3 to 2.

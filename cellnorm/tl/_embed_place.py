@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from cellnorm.adata import cell_keys
 from cellnorm.checkpoint import check_folder, fingerprint
+from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import listed
@@ -25,8 +24,9 @@ from cellnorm.tl._correct import versions
 from cellnorm.tl._embed_batches import Batches, learn_batches, read_batches, warn_of_far
 from cellnorm.tl._embed_input import Features, read_features
 from cellnorm.tl._embed_transfer import label_cells, labelled_reference
-from cellnorm.training import encode
+from cellnorm.training import encode, stage
 from cellnorm.transfer import Support
+from cellnorm.validation import check_matrix, known_codes
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -103,15 +103,15 @@ def place_cells(
     labelled = {column: labelled_reference(known, column, reference, key_added) for column in columns}
     batches = read_batches(adata, known, batch_key, as_new=as_new, batch_name=batch_name)
     seconds: dict[str, float] = {}
-    with _stage("prepare", seconds, progress):
+    with stage("prepare", seconds, progress):
         features = read_features(adata, known, layer=layer, use_rep=use_rep)
-    with _stage("map", seconds, progress):
+    with stage("map", seconds, progress):
         grown = learn_batches(features.model, features.X, batches, frozen=frozen)
     described = _described(grown, batches, features, frozen=frozen)
-    with _stage("encode", seconds, progress):
+    with stage("encode", seconds, progress):
         z, codes, match, x = _encoded(grown, features, batches)
     cells: dict[str, NDArray[Any]] = dict(zip(cell_keys(key_added), (match,), strict=True))
-    with _stage("transfer", seconds, progress):
+    with stage("transfer", seconds, progress):
         if labelled:
             reach = reach_of(grown.net_, x, codes, float(grown.scale_))
             for column, kept in labelled.items():
@@ -148,10 +148,11 @@ def _encoded(
     model: CellNorm, features: Features, batches: Batches
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]]:
     """Embedding of the cells (n_cells, n_latent), numbers of their batches, their support, what the network sees."""
-    place = {name: code for code, name in enumerate(model.batches_)}
-    codes = np.array([place[name] for name in batches.labels], dtype=np.int64)
-    z = model.transform(features.X, batches.labels)
-    pcs = (features.X if model.front_ is None else model.front_.project(features.X)) / model.scale_
+    codes = known_codes(batches.labels, model.batches_, len(batches.labels))
+    check_matrix(features.X, 0)
+    with one_thread():
+        pcs = (features.X if model.front_ is None else model.front_.project(features.X)) / model.scale_
+        z = encode(model.net_, pcs, codes) * model.scale_
     if features.match is None or features.match.share > MOST_OF_IT:
         warn_of_far(model, pcs, batches)
     shift, seen = model.net_.shift.detach().cpu().numpy(), model.sketch_batch_
@@ -170,8 +171,7 @@ def _encoded(
 
 def _described(model: CellNorm, batches: Batches, features: Features, *, frozen: bool) -> dict[str, Any]:
     """What is known of batches and genes, for uns; said in the log, too."""
-    place = {name: code for code, name in enumerate(model.batches_)}
-    rows = np.array([place[name] for name in batches.names], dtype=np.int64)
+    rows = known_codes(batches.names, model.batches_, len(batches.names))
     how = np.where(batches.known, "known", "frozen" if frozen else "new").astype(object)
     n_cells = np.array([(batches.labels == name).sum() for name in batches.names])
     said = [f"{listed([name])} {way} ({n} cells)" for name, way, n in zip(batches.names, how, n_cells, strict=True)]
@@ -204,14 +204,3 @@ def _with_all_genes(grown: CellNorm, known: CellNorm) -> CellNorm:
     if len(whole.batches_) > len(known.batches_):
         whole.input_ = {**known.input_, "made_from": [*known.input_.get("made_from", []), fingerprint(known)]}
     return whole
-
-
-@contextmanager
-def _stage(name: str, seconds: dict[str, float], progress: Progress | None) -> Iterator[None]:
-    start = time.perf_counter()
-    if progress is not None:
-        progress(name, 0, 1, None)
-    yield
-    seconds[name] = time.perf_counter() - start
-    if progress is not None:
-        progress(name, 1, 1, None)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellnorm.adata import representation, result_keys
 from cellnorm.anchors import sketch
-from cellnorm.checkpoint import fingerprint
+from cellnorm.checkpoint import fingerprints
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, kept_labels, listed
@@ -100,7 +100,7 @@ def _of_file(model: CellNorm, column: str, reference: AnnData, key_added: str | 
     obsm_key, uns_key = result_keys(key_added)
     info = reference.uns.get(uns_key)
     made_by = str(info.get("model", "")) if isinstance(info, dict) else ""
-    if obsm_key not in reference.obsm or made_by not in {fingerprint(model), *model.input_.get("made_from", [])}:
+    if obsm_key not in reference.obsm or made_by not in fingerprints(model):
         found = "is of another model" if made_by else "says of no model"
         raise DataError(
             f"The reference must have been corrected with this very model, but its uns[{uns_key!r}] {found}. Give the "

@@ -12,12 +12,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellnorm.adata import choose_matrix, result_keys
-from cellnorm.checkpoint import fingerprint
+from cellnorm.checkpoint import fingerprint, fingerprints
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.genes import match_genes
 from cellnorm.labels import batch_labels, listed
-from cellnorm.pp import TARGET_SUM
+from cellnorm.pp import count_scale
 from cellnorm.validation import known_codes
 
 __all__ = ["GeneMatrix", "model_genes", "read_embedding", "read_matrix"]
@@ -61,10 +61,7 @@ def read_matrix(adata: AnnData, layer: str | None, genes: NDArray[np.object_]) -
     """The expression of these genes; one that the matrix lacks has zeros throughout."""
     values, names, source, kind = choose_matrix(adata, layer)
     values = values.tocsr() if hasattr(values, "tocsr") else values
-    scale = None
-    if kind == "counts":
-        library = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
-        scale = np.divide(TARGET_SUM, library, out=np.zeros_like(library), where=library > 0)
+    scale = count_scale(values) if kind == "counts" else None
     if np.array_equal(names, genes):
         return GeneMatrix(values, scale, None, source)
     positions = match_genes(genes, names).positions
@@ -86,7 +83,7 @@ def read_embedding(
     place, uns = result_keys(key_added)
     info = adata.uns.get(uns, {})
     width = np.shape(adata.obsm[place])[1:] if place in adata.obsm else None
-    own = {fingerprint(model), *model.input_.get("made_from", ())}
+    own = fingerprints(model)
     if width != (model.n_latent,) or str(info.get("model") or fingerprint(model)) not in own:
         found = f"obsm holds: {listed(adata.obsm)}" if width is None else "that there is another model's"
         raise DataError(

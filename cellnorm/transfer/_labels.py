@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 
 from cellnorm.errors import DataError
 from cellnorm.metrics.neighbors import count_codes
-from cellnorm.transfer._nearby import nearest, other_batches
+from cellnorm.transfer._nearby import log_ratio, nearest, other_batches
 
 __all__ = ["LabelTransfer", "Transfer"]
 
@@ -128,7 +128,7 @@ class LabelTransfer:
             return cls(z, labels, k, np.ones(len(z)), AS_VOTED)
         found, apart = other_batches(z, batch, k)
         usual = apart.mean(1)
-        best, _, evidence = _evidence(codes[found], len(names), _log_ratio(usual, usual[found].mean(1)))
+        best, _, evidence = _evidence(codes[found], len(names), log_ratio(usual, usual[found].mean(1)))
         of_batch = np.unique(batch, return_inverse=True)[1]
         table = np.zeros((len(names), of_batch.max() + 1), np.int64)
         np.add.at(table, (codes, of_batch), 1)
@@ -148,7 +148,7 @@ class LabelTransfer:
         """
         names, codes = np.unique(self.labels.astype(str), return_inverse=True)
         found, apart = nearest(self.z, np.asarray(z, np.float32), self.k)
-        distance = _log_ratio(apart.mean(1), self.usual[found].mean(1))
+        distance = log_ratio(apart.mean(1), self.usual[found].mean(1))
         best, share, evidence = _evidence(codes[found], len(names), distance)
         probability = expit(evidence @ self.weights)
         support = np.ones(len(best)) if match is None else np.maximum(match, TINY)
@@ -181,7 +181,3 @@ def _calibrated(evidence: Floats, right: NDArray[np.bool_]) -> Floats:
         return float((np.logaddexp(0, odds) - right * odds).mean() + RIDGE * off @ off), slope + 2 * RIDGE * off
 
     return np.asarray(minimize(loss, AS_VOTED, jac=True, method="L-BFGS-B", bounds=SIGNS).x)
-
-
-def _log_ratio(a: Floats, b: Floats) -> Floats:
-    return np.asarray(np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY)))

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 
 from cellnorm.determinism import one_thread
 
-__all__ = ["nearest", "other_batches"]
+__all__ = ["log_ratio", "nearest", "other_batches"]
 
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 # Rows looked at together: always as many, filled up with zeros, so that a cell's answer does not depend on the others.
 CHUNK = 256
+TINY = 1e-9
 SPARE = 8  # candidates beyond the k nearest by single-precision products, before distances are taken exactly
 
 
@@ -87,3 +88,8 @@ def other_batches(x: Singles, batch: IntArray, k: int) -> tuple[IntArray, Floats
         found, distances[batch == b] = nearest(x[others], x[batch == b], k)
         indices[batch == b] = others[found]
     return indices, distances
+
+
+def log_ratio(a: Floats, b: Floats) -> Floats:
+    """Logarithm of a / b, finite where either is zero."""
+    return np.asarray(np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY)))

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellnorm.anchors import cosine
-from cellnorm.transfer._nearby import nearest, other_batches
+from cellnorm.anchors import cosine, different
+from cellnorm.transfer._nearby import log_ratio, nearest, other_batches
 
 __all__ = ["Companions", "Support", "Yardstick"]
 
@@ -152,7 +152,7 @@ class Support:
             found, _ = nearest(x[cells], x[cells], K)
             companions[cells] = cells[found[:, np.arange(K) % found.shape[1]]]  # where there are few they come again
         displacement = x - x[near].mean(1, dtype=np.float64)
-        return cls(x, z, batch, near, companions, displacement, usual, _log_ratio(usual, usual[by_angle].mean(1)))
+        return cls(x, z, batch, near, companions, displacement, usual, log_ratio(usual, usual[by_angle].mean(1)))
 
     def score(
         self, x: Singles, z: Singles, batch: IntArray | None = None, known: Mapping[int, Companions] | None = None
@@ -216,7 +216,7 @@ class Support:
         moved, distance = _together(self, self.companions[:, :n_companions], self)
         whiten = _whitening(moved)
         length = np.linalg.norm(moved @ whiten, axis=1)
-        both = np.column_stack([distance, _log_ratio(length, length[self.near].mean(1))])
+        both = np.column_stack([distance, log_ratio(length, length[self.near].mean(1))])
         middle = np.median(both, axis=0)
         spread = np.maximum(ROBUST * np.median(np.abs(both - middle), axis=0), TINY)
         far = (both - middle) / spread @ WEIGHTS
@@ -229,7 +229,7 @@ class Support:
         middle = self.x.mean(0)
         near, _ = _others(*nearest(self.z, z, K + 1), cells)
         by_angle, apart = _others(*nearest(cosine(self.x - middle), cosine(x - middle), K + 1), cells)
-        distance = _log_ratio(apart.mean(1), self.usual[by_angle].mean(1))
+        distance = log_ratio(apart.mean(1), self.usual[by_angle].mean(1))
         return Apart(near, x - self.x[near].mean(1, dtype=np.float64), distance)
 
 
@@ -243,10 +243,7 @@ class Apart(NamedTuple):
 
 def _different(x: Singles) -> IntArray:
     """Positions of at most MAX_COMPANIONS different cells, in an order that is theirs."""
-    first = np.unique(x, axis=0, return_index=True)[1]
-    if len(first) <= MAX_COMPANIONS:
-        return first
-    return np.asarray(first[np.sort(np.random.default_rng(0).permutation(len(first))[:MAX_COMPANIONS])])
+    return different(x, MAX_COMPANIONS, np.random.default_rng(0))
 
 
 def _far(x: Singles, apart: Apart, met: Companions) -> Floats:
@@ -254,7 +251,7 @@ def _far(x: Singles, apart: Apart, met: Companions) -> Floats:
     yard = met.yard
     moved, distance = _together(apart, nearest(met.x, x, K)[0], met)
     length = np.linalg.norm(moved @ yard.whiten, axis=1)
-    both = np.column_stack([distance, _log_ratio(length, yard.length[apart.near].mean(1))])
+    both = np.column_stack([distance, log_ratio(length, yard.length[apart.near].mean(1))])
     return np.asarray((both - yard.middle) / yard.spread @ WEIGHTS - met.bulk)
 
 
@@ -280,7 +277,3 @@ def _others(found: IntArray, apart: Floats, cells: IntArray | None) -> tuple[Int
     itself = np.zeros(found.shape, bool) if cells is None else found == cells[:, None]
     order = np.argsort(itself, axis=1, kind="stable")[:, :K]
     return np.take_along_axis(found, order, 1), np.take_along_axis(apart, order, 1)
-
-
-def _log_ratio(a: Floats, b: Floats) -> Floats:
-    return np.asarray(np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY)))
