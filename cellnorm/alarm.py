@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellnorm.counterparts import LEAST
 from cellnorm.determinism import one_thread
-from cellnorm.evidence import APART, LEAST, Finding, View, finding, look, worst
+from cellnorm.evidence import APART, Finding, View, finding, look, worst
 
 __all__ = ["Alarm", "judge"]
 

@@ -12,7 +12,7 @@ from cellnorm.layers import Pairs, matched_shift
 from cellnorm.metrics.graph import connectivities, leiden
 from cellnorm.metrics.neighbors import Neighbors
 
-__all__ = ["aligned", "blocks", "distances", "mutual", "near", "own_clusters", "side_by_side"]
+__all__ = ["aligned", "blocks", "distances", "mutual", "near", "numbered", "own_clusters", "side_by_side"]
 
 IntArray = NDArray[np.int64]
 RESOLUTION = 0.5  # of Leiden: main types, since fine clusters of one type would count as different
@@ -50,7 +50,9 @@ def mutual(apart: Tensor, parts: list[slice], n_neighbors: int) -> Tensor:
     return found & found.T
 
 
-def aligned(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> tuple[NDArray[np.float32], Tensor]:
+def aligned(
+    x: NDArray[np.float32], batch: IntArray, n_neighbors: int, *, resistant: bool = False
+) -> tuple[NDArray[np.float32], Tensor]:
     """Cells less the offset that their batch shares, and their distances.
 
     What is left between matched clusters is what a common offset does not explain.
@@ -63,18 +65,27 @@ def aligned(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> tuple[
         Batch of each cell, 0 to n_batches - 1.
     n_neighbors
         For the anchors.
+    resistant
+        Take the offset of most pairs, not of all: types that one batch alone has also find partners, far ones.
     """
     parts, codes = blocks(batch), torch.from_numpy(batch)
     apart = distances(cosine(x))
     for _ in range(ROUNDS):
         left, right = torch.nonzero(torch.triu(mutual(apart, parts, n_neighbors)), as_tuple=True)
-        pairs = Pairs(left, right, torch.ones(len(left)))
-        shift = matched_shift(torch.from_numpy(x), codes, pairs, len(parts)).numpy()
+        weight = _nearness(x, left, right) if resistant else torch.ones(len(left))
+        shift = matched_shift(torch.from_numpy(x), codes, Pairs(left, right, weight), len(parts)).numpy()
         x = x - shift[batch]
         apart = distances(x)
         if np.abs(shift).max() <= STILL * x.std():
             break
     return x, apart
+
+
+def _nearness(x: NDArray[np.float32], left: Tensor, right: Tensor) -> Tensor:
+    """Weight of each pair by the distance of its cells, as in a fit of Cauchy's distribution; shape (n_pairs,)."""
+    far = (torch.from_numpy(x)[left] - torch.from_numpy(x)[right]).square().sum(1)
+    usual = far.median().clamp_min(1e-12) if len(far) else far.sum()
+    return usual / (usual + far)
 
 
 def own_clusters(apart: Tensor, k: int) -> IntArray:
@@ -87,6 +98,21 @@ def own_clusters(apart: Tensor, k: int) -> IntArray:
         torch.cat([itself, found], 1).numpy(), torch.cat([itself * 0.0, apart.gather(1, found)], 1).numpy()
     )
     return leiden(connectivities(table), RESOLUTION)
+
+
+def numbered(found: list[IntArray]) -> tuple[IntArray, IntArray]:
+    """Clusters of each batch, all from 0, numbered through all batches; and the batch of each cluster.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellnorm.clusters import numbered
+    >>> numbered([np.array([0, 1]), np.array([0, 0])])
+    (array([0, 1, 2, 2]), array([0, 0, 1]))
+    """
+    counts = [int(own.max()) + 1 for own in found]
+    first = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([own + n for own, n in zip(found, first, strict=True)]), np.repeat(range(len(counts)), counts)
 
 
 def side_by_side(apart: Tensor, a: IntArray, b: IntArray) -> float:

@@ -13,8 +13,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 
 from cellnorm import checkpoint, reuse
-from cellnorm.anchors import cosine, find_anchors
+from cellnorm.anchors import Anchors, cosine, find_anchors
 from cellnorm.autoencoder import AutoencoderConfig
+from cellnorm.counterparts import Counterparts, find_counterparts
 from cellnorm.determinism import one_thread
 from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
@@ -159,8 +160,9 @@ class CellNorm(BaseEstimator):
                 self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
                 self.added_ = self.sketch_[:0]
                 anchors = find_anchors(cosine(self.sketch_), self.sketch_batch_, self.n_neighbors)
+                told = find_counterparts(self.sketch_, self.sketch_batch_, anchors, self.n_neighbors, rng)
             start = time.perf_counter()
-            self._train(anchors, rng, progress)
+            self._train(told.keep(anchors), told, rng, progress)
             self.seconds_["train"] = time.perf_counter() - start
         return self
 
@@ -246,7 +248,7 @@ class CellNorm(BaseEstimator):
         model: Self = checkpoint.load(path, make=cls, device=device)
         return model
 
-    def _train(self, anchors: Any, rng: np.random.Generator, progress: Progress | None) -> None:
+    def _train(self, anchors: Anchors, told: Counterparts, rng: np.random.Generator, progress: Progress | None) -> None:
         x, batch = self.sketch_, self.sketch_batch_
         settings = TrainingConfig(
             n_steps=self.n_steps,
@@ -261,7 +263,7 @@ class CellNorm(BaseEstimator):
         config = AutoencoderConfig(
             x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, n_kinds(len(x)), self.dropout
         )
-        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress)
+        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress, told)
         self.net_, anchors, self.history_ = found
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 

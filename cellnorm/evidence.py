@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellnorm.clusters import aligned, blocks, distances, mutual, near, own_clusters, side_by_side
+from cellnorm.clusters import aligned, blocks, distances, near, numbered, own_clusters, side_by_side
+from cellnorm.counterparts import LEAST, K, close_partners
+from cellnorm.counterparts import against as evidence_against
 
 __all__ = ["APART", "GRADES", "Finding", "View", "finding", "look", "worst"]
 
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.float64]
-K = 15  # neighbours of a cell in its own batch
-LEAST = 10  # cells of a cluster that is judged
 # Thresholds, calibrated by benchmarks/alarm_calibration.py on simulated and real data.
 MERGED_BEFORE, MERGED_AFTER = 0.25, 0.4  # neighbours in the other cluster, relative to chance: told apart, mixed
 MIXED, NEARER = 0.5, 0.25  # clusters of two batches that lie less apart, and came nearer by this, are taken for one
-AGAINST, DOUBTFUL = 0.8, 0.55  # evidence that such clusters are of two kinds, see `_against`
+AGAINST, DOUBTFUL = 0.8, 0.55  # evidence that such clusters are of two kinds, see `counterparts.against`
 TRUSTED = 0.2  # share of a cluster's cells that have partners, from which on its match is relied on
 APART = 0.75  # clusters of one kind that lie further apart were not corrected
 THIN = 0.3  # share of own neighbours kept by a cluster, below which it deserves a look
@@ -47,8 +47,8 @@ class View(NamedTuple):
         Share of each cluster (column) among the neighbours in their own batch of each cluster's cells (row).
     partner
         Mutual near neighbours of different batches once the common offset is off, shape (n_cells, n_cells).
-    left
-        Distances between the centres of clusters, without the common offset.
+    against
+        Evidence that two clusters are not of one kind, shape (n_clusters, n_clusters).
     kept
         Share of its own neighbours that each cell kept.
     gaps
@@ -66,7 +66,7 @@ class View(NamedTuple):
     seen_before: Floats
     seen_after: Floats
     partner: NDArray[np.bool_]
-    left: Floats
+    against: Floats
     kept: Floats
     gaps: dict[tuple[str, int, int], float]
 
@@ -97,12 +97,10 @@ def look(before: NDArray[np.float32], after: NDArray[np.float32], batch: IntArra
     parts = blocks(batch)
     old, new = distances(before), distances(after)
     x, without_offset = aligned(before, batch, n_neighbors)
-    partner = mutual(without_offset, parts, max(1, n_neighbors // 4)).numpy()
-    cluster, kept, of_batch = np.empty(len(batch), np.int64), np.empty(len(batch)), np.empty(0, np.int64)
-    tables = []
-    for b, part in enumerate(parts):
-        cluster[part] = own_clusters(old[part, part], K) + len(of_batch)
-        of_batch = np.append(of_batch, np.full(cluster[part].max() + 1 - len(of_batch), b))
+    partner = close_partners(without_offset, parts, n_neighbors)
+    cluster, of_batch = numbered([own_clusters(old[part, part], K) for part in parts])
+    kept, tables = np.empty(len(batch)), []
+    for part in parts:
         tables.append([near(d[part, part], K, own=True).numpy() for d in (old, new)])
         kept[part] = [np.isin(a, b).mean() for a, b in zip(*tables[-1], strict=True)]
     cells = [np.flatnonzero(cluster == c) for c in range(len(of_batch))]
@@ -112,10 +110,9 @@ def look(before: NDArray[np.float32], after: NDArray[np.float32], batch: IntArra
             rows = np.repeat(cluster[part], table.shape[1])
             np.add.at(seen[when], (rows, cluster[part][table.ravel()]), 1)
     seen /= seen.sum(2, keepdims=True)
-    centre = np.stack([x[c].mean(0) for c in cells]).astype(np.float64)
-    left = np.linalg.norm(centre[:, None] - centre[None], axis=2)
     apart = old, new, without_offset
-    return View(batch, cluster, parts, of_batch, cells, *apart, seen[0], seen[1], partner, left, kept, {})
+    told = partner.numpy(), evidence_against(x, partner, cluster, of_batch)
+    return View(batch, cluster, parts, of_batch, cells, *apart, seen[0], seen[1], *told, kept, {})
 
 
 def finding(view: View, c: int) -> Finding:
@@ -129,11 +126,10 @@ def finding(view: View, c: int) -> Finding:
             continue
         seen = near(view.after[view.cells[c], part], 5).numpy() + part.start
         onto = int(np.bincount(view.cluster[seen.ravel()]).argmax())
-        if len(view.cells[onto]) >= LEAST and _merged_across(view, c, onto):
-            against = _against(view, c, onto)
-            if against > DOUBTFUL:
-                merged_with = onto if merged_with < 0 else merged_with
-                verdict = worst(verdict, "over-corrected" if against > AGAINST else "look")
+        against = view.against[c, onto]
+        if against > DOUBTFUL and _merged_across(view, c, onto):
+            merged_with = onto if merged_with < 0 else merged_with
+            verdict = worst(verdict, "over-corrected" if against > AGAINST else "look")
         if (kin := _kin(view, c, part)) >= 0:
             gaps.append((_gap(view, "after", c, kin), _gap(view, "before", c, kin)))
     apart, apart_before = np.mean(gaps, axis=0) if gaps else (np.nan, np.nan)
@@ -170,18 +166,6 @@ def _merged_across(view: View, a: int, b: int) -> bool:
     """Whether the correction laid two clusters of two batches into each other, and not the common offset alone."""
     after = _gap(view, "after", a, b)
     return after < MIXED and min(_gap(view, when, a, b) for when in ("before", "aligned")) - after > NEARER
-
-
-def _against(view: View, a: int, b: int) -> float:
-    """Evidence that two clusters of two batches are not of one kind.
-
-    The distance between their centres without the offset that the batches share, in units of the distance to the
-    nearest other cluster of their own batch (the larger of the two), less the share of cells that have a partner in
-    the other.
-    """
-    nearest = [min(view.left[c, _rivals(view, c)], default=0) for c in (a, b)]
-    matched = [view.partner[np.ix_(view.cells[c], view.cells[d])].any(1).mean() for c, d in ((a, b), (b, a))]
-    return float(view.left[a, b] / max(nearest) - np.mean(matched)) if max(nearest) > 0 else 0.0
 
 
 def _kin(view: View, c: int, part: slice) -> int:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cellnorm.anchors import Anchors, sketch, within_batch_distance
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.counterparts import Counterparts
 from cellnorm.frame import signal_axes
 from cellnorm.kinds import find_kinds
 from cellnorm.training import History, Progress, TrainingConfig, encode, train
@@ -53,12 +54,13 @@ def fit_network(
     device: str,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    counterparts: Counterparts | None = None,
 ) -> tuple[Autoencoder, Anchors, History]:
     """Train a network on a sketch and set its final frame.
 
     Parameters
     ----------
-    x, batch, anchors, settings, progress
+    x, batch, anchors, settings, progress, counterparts
         As in `training.train`.
     architecture
         Widths of the network.
@@ -74,7 +76,7 @@ def fit_network(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(rng.integers(2**31)))
         net = Autoencoder(architecture).to(device)
-        anchors, history = train(net, x, batch, anchors, settings, rng, progress)
+        anchors, history = train(net, x, batch, anchors, settings, rng, progress, counterparts)
     net.set_kinds(find_kinds(encode(net, x, batch), batch, architecture.n_kinds, rng))
     net.set_axes(*signal_axes(encode(net, x, batch), batch))
     return net, anchors, history

@@ -15,6 +15,7 @@ from torch import Tensor
 from cellnorm import losses
 from cellnorm.anchors import Anchors, find_anchors
 from cellnorm.autoencoder import Autoencoder, resize
+from cellnorm.counterparts import Counterparts
 from cellnorm.layers import Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
 from cellnorm.sampling import Minibatch, minibatches
@@ -82,6 +83,7 @@ def train(
     config: TrainingConfig,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    counterparts: Counterparts | None = None,
 ) -> tuple[Anchors, History]:
     """Train a network in place on a sketch of cells.
 
@@ -95,6 +97,8 @@ def train(
         Batch of each cell, shape (n_cells,).
     anchors
         Pairs on the features; found again on the embedding at half time.
+    counterparts
+        Which anchors are kept of those found at half time; None: all.
 
     Returns
     -------
@@ -111,6 +115,7 @@ def train(
     for step in range(config.n_steps):
         if step == config.n_steps // 2 > 0:
             anchors = find_anchors(encode(net, x, batch), batch, config.n_neighbors)
+            anchors = anchors if counterparts is None else counterparts.keep(anchors)
             found.append(len(anchors))
             stream = _stream(batch, anchors, config, rng)
             net.train()

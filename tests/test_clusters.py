@@ -179,3 +179,15 @@ def test_other_cells_have_no_say() -> None:
     a, b, others = cells(30), cells(30, 1) + 1, cells(100, 2)
     apart = distances(np.concatenate([others, a, b]))
     assert side_by_side(apart, 100 + np.arange(30), 130 + np.arange(30)) == lie_apart(a, b)
+
+
+@pytest.mark.parametrize("seed", [4, 6, 7])
+def test_types_of_one_batch_alone_do_not_bend_a_resistant_offset(seed: int) -> None:
+    data = clouds([[60, 60, 60, 0], [60, 60, 0, 60]], seed=seed)
+    shared = data.kind < 2
+    for resistant, most in ((True, 1.0), (False, np.inf)):
+        x, _ = aligned(data.measured, data.batch, 20, resistant=resistant)
+        left = (x - data.truth)[shared]
+        off = np.linalg.norm(left[data.batch[shared] == 0].mean(0) - left[data.batch[shared] == 1].mean(0))
+        assert off < most
+    assert off > 2, "with all pairs it is bent"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
-from cellnorm.evidence import GRADES, LEAST, Finding, K, View, finding, look, worst
+from cellnorm.counterparts import LEAST, K
+from cellnorm.evidence import DOUBTFUL, GRADES, Finding, View, finding, look, worst
 
 THREE = [[60, 60, 60], [60, 60, 60]]
 
@@ -66,14 +67,12 @@ def test_partners_are_of_another_batch_and_of_the_own_type() -> None:
     assert (data.kind[left] == data.kind[right]).all()
 
 
-def test_what_is_left_between_centres_is_without_the_offset() -> None:
+def test_the_evidence_against_a_match_is_that_of_the_counterparts() -> None:
     data = clouds(THREE)
     view = look(data.measured, data.truth, data.batch, 20)
     kind = np.array([type_of(data, view, c)[1] for c in range(6)])
     same = kind[:, None] == kind
-    assert view.left[same].max() < 0.1 * view.left[~same].min()
-    offset = [data.measured[(data.batch == b) & (data.kind == 0)].mean(0) for b in (0, 1)]
-    assert view.left[same].max() < 0.2 * np.linalg.norm(offset[0] - offset[1])
+    assert view.against[same].max() <= 0 < DOUBTFUL < view.against[~same].min()
 
 
 def test_kept_is_the_share_of_the_same_neighbours() -> None:
@@ -94,7 +93,7 @@ def test_tiny_batches_can_be_looked_at(sizes: list[list[int]]) -> None:
     data = clouds(sizes)
     view = look(data.measured, data.truth, data.batch, 20)
     assert (view.kept == 1).all()
-    for values in (view.seen_before, view.seen_after, view.left):
+    for values in (view.seen_before, view.seen_after):
         assert np.isfinite(values).all()
 
 
@@ -194,7 +193,7 @@ def test_anchors_speak_for_a_type_that_its_batch_moved_far(seed: int) -> None:
     )
     view, found = findings(moved, data.truth)
     c, d = (next(i for i in range(8) if type_of(data, view, i) == (b, 3)) for b in (0, 1))
-    assert view.left[c, d] > 0.8 * nearest
+    assert DOUBTFUL > view.against[c, d] > -0.2, "far, but well matched"
     assert {f.verdict for f in found.values()} == {"good"}
     assert {f.merged_with for f in found.values()} == {-1}
 

@@ -1,0 +1,116 @@
+"""Which clusters of two batches may be of one kind, and which anchors are refused."""
+
+import numpy as np
+import pytest
+import torch
+from clouds import Clouds, clouds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cellnorm.anchors import Anchors, cosine, find_anchors
+from cellnorm.counterparts import (
+    LESS,
+    LOOK_ALL,
+    MORE,
+    REFUSED,
+    Counterparts,
+    _limits,
+    against,
+    find_counterparts,
+)
+
+EACH_LACKS_ONE = [[60, 60, 60, 0], [60, 60, 0, 60]]
+
+
+def kept(data: Clouds, seed: int = 0) -> tuple[Anchors, Anchors, Counterparts]:
+    """The anchors that are found, those that are kept, and why."""
+    found = find_anchors(cosine(data.measured), data.batch, 20)
+    told = find_counterparts(data.measured, data.batch, found, 20, np.random.default_rng(seed))
+    return found, told.keep(found), told
+
+
+def of_one_kind(data: Clouds, anchors: Anchors) -> NDArray[np.bool_]:
+    return np.asarray(data.kind[anchors.left] == data.kind[anchors.right])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 4, 6, 7])
+def test_types_that_the_other_batch_lacks_get_no_partners(seed: int) -> None:
+    data = clouds(EACH_LACKS_ONE, seed=seed)
+    found, rest, _ = kept(data, seed)
+    right = of_one_kind(data, found)
+    assert (~right).sum() > 50, "they do find each other at first"
+    assert of_one_kind(data, rest).all()
+    assert len(rest) > 0.95 * right.sum()
+
+
+@pytest.mark.parametrize("counts", [[[60, 60, 60], [60, 60, 60]], [[200, 20, 60], [20, 200, 60]], [[90], [90]]])
+def test_batches_with_the_same_types_keep_their_anchors(counts: list[list[int]]) -> None:
+    data = clouds(counts)
+    found, rest, _ = kept(data)
+    assert len(rest) > 0.95 * of_one_kind(data, found).sum() > 0
+
+
+def test_batches_without_a_common_type_keep_the_lesser_evil() -> None:
+    """Nothing tells such batches from batches that a strong effect parts, and without anchors nothing is done."""
+    found, rest, _ = kept(clouds([[60, 60, 0, 0], [0, 0, 60, 60]]))
+    assert len(rest) >= len(found) / 2 > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5))
+def test_any_batches_keep_at_least_half_of_the_anchors_of_each_pair(seed: int, sizes: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    batch = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x = (rng.normal(size=(len(batch), 4)) + batch[:, None] % 2).astype(np.float32)
+    found = find_anchors(cosine(x), batch, 5)
+    told = find_counterparts(x, batch, found, 5, rng)
+    assert told.cluster.shape == batch.shape
+    assert (told.allowed == told.allowed.T).all()
+    for c in range(len(told.allowed)):
+        assert len(set(batch[told.cluster == c].tolist())) == 1
+    rest = told.keep(found)
+    for a in range(len(sizes)):
+        for b in range(a):
+            both = [int(np.isin(batch[p.left], (a, b)) @ np.isin(batch[p.right], (a, b))) for p in (found, rest)]
+            assert both[1] >= both[0] / 2
+
+
+def test_cells_that_are_not_looked_at_go_with_the_nearest_of_their_batch() -> None:
+    data = clouds([[LOOK_ALL, LOOK_ALL // 2], [LOOK_ALL // 2, LOOK_ALL]])
+    _, rest, told = kept(data)
+    assert len(told.cluster) > 2 * LOOK_ALL
+    assert of_one_kind(data, rest).all()
+    for c in np.unique(told.cluster):
+        assert len(set(data.kind[told.cluster == c].tolist())) == 1
+
+
+def test_the_evidence_is_distance_over_distance_less_the_share_of_partners() -> None:
+    x = np.repeat(np.array([[0.0, 0], [8, 0], [0, 2], [8, 0]], np.float32), 10, axis=0)
+    cluster, of_batch = np.repeat(np.arange(4), 10), np.array([0, 0, 1, 1])
+    partner = torch.zeros(40, 40, dtype=torch.bool)
+    partner[0, 20] = partner[20, 0] = partner[1, 20] = partner[20, 1] = True
+    evidence = against(x, partner, cluster, of_batch)
+    apart = np.hypot(8, 2)
+    assert evidence[0, 2] == pytest.approx(2 / apart - (0.2 + 0.1) / 2)
+    assert evidence[1, 3] == 0
+    assert evidence[0, 3] == pytest.approx(8 / apart)
+    np.testing.assert_allclose(evidence, evidence.T)
+
+
+def test_small_clusters_are_never_refused_and_one_cluster_alone_is_no_evidence() -> None:
+    x = np.repeat(np.array([[0.0], [5], [9]], np.float32), [10, 9, 10], axis=0)
+    evidence = against(x, torch.zeros(29, 29, dtype=torch.bool), np.repeat([0, 1, 2], [10, 9, 10]), np.array([0, 0, 1]))
+    assert (evidence[1] == -np.inf).all()
+    assert (evidence[:, 1] == -np.inf).all()
+    assert evidence[0, 2] == 0
+
+
+def test_the_limit_follows_what_is_usual_between_two_batches() -> None:
+    batch = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    anchors = Anchors(np.array([0, 1, 2, 3, 6, 0, 1]), np.array([3, 4, 5, 6, 4, 7, 8]))
+    limit = _limits(np.array([-0.5, -0.4, 0.9, 0.1, 0.1, 1.2, 1.2]), batch, anchors)
+    assert limit[0, 1] == limit[1, 0] == pytest.approx(-0.4 + LESS)
+    assert limit[1, 2] == REFUSED
+    assert limit[0, 2] == pytest.approx(1.2 + MORE)
+    assert limit[0, 0] == REFUSED
