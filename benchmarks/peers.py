@@ -11,8 +11,9 @@ cellnorm gets a file, as from a user. Cell types and names of cells are taken ou
 
 Each method, set and seed runs in a process of its own, on the CPU, so that time and peak memory are its own. "seconds"
 are the method's alone, without imports and reading (cellnorm's hold reading, choosing genes and PCA too); "peak" is the
-resident memory of the whole process. Results are written to DIR as they come: run it again after an interruption, and
-it does what is missing, or what has another version now. --again does methods anew, --retry what has failed.
+resident memory of the whole process. Where other work takes the cores, OMP_NUM_THREADS=1 is faster: threads wait for
+one another. Results are written to DIR as they come: run it again after an interruption, and it does what is missing,
+or what has another version now. --again does methods anew, --retry what has failed.
 """
 
 # Nothing heavy here: a child's peak memory begins with its parent's, so the parent has to stay small.
@@ -235,6 +236,7 @@ def main() -> int:
     parser.add_argument("--figures", action="store_true", help="draw the figures in DIR")
     parser.add_argument("--readme", action="store_true", help="tables and figures into benchmarks/README.md")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the child ends, too
     args.output = args.output.resolve()
     for folder in ("answers", "files", "logs", "prepared"):
         (args.output / folder).mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,10 @@ def scalex(adata: Any, seed: int) -> Embedding:
 
     vars(np)["Inf"] = np.inf  # which it still uses, and NumPy 2 has no more
     names = adata.obs_names.copy()
-    result = SCALEX(adata, batch_name=BATCH, processed=True, seed=seed, ignore_umap=True, num_workers=0)
+    with tempfile.TemporaryDirectory() as folder:  # from which it takes its best epoch back
+        result = SCALEX(
+            adata, batch_name=BATCH, processed=True, seed=seed, outdir=folder, ignore_umap=True, num_workers=0
+        )
     if not result.obs_names.equals(names):
         raise UnfitError("cells were dropped or changed their order")
     return np.asarray(result.obsm["latent"])

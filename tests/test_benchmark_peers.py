@@ -121,7 +121,8 @@ def test_a_set_without_counts_has_no_counts_to_give(
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=30))
 def test_scanorama_gives_cells_back_in_their_order(batch: list[str]) -> None:
-    cells = ad.AnnData(np.arange(len(batch), dtype=float)[:, None], obs=pd.DataFrame({"batch": pd.Categorical(batch)}))
+    obs = pd.DataFrame({"batch": pd.Categorical(batch)}, index=[f"cell{i}" for i in range(len(batch))])
+    cells = ad.AnnData(np.arange(len(batch), dtype=float)[:, None], obs=obs)
 
     def integrate(parts: list[ad.AnnData], seed: int) -> None:
         for part in parts:
