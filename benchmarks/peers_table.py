@@ -82,7 +82,7 @@ def overall(runs: pd.DataFrame) -> pd.DataFrame:
                 "±": half_width(complete.mean()),
                 "cellnorm there": ours[both].mean(),
                 "lead": (ours - theirs)[both].mean(),
-                "ahead on": f"{int((ours > theirs)[both].sum())} of {int(both.sum())}" if method != OURS else "",
+                "ahead on": f"{(ours > theirs)[both].sum()} of {both.sum()}" if method != OURS and both.any() else "",
                 **{name: own[name].mean() for name in ("Bio conservation", "Batch correction")},
                 "seconds": own["seconds"].median(),
                 "seconds, most": own["seconds"].max(),
@@ -154,7 +154,8 @@ def overall_table(runs: pd.DataFrame) -> str:
             str(method), str(row["sets"]), with_interval(row["Total"], row["±"]),
             number(row["Bio conservation"]), number(row["Batch correction"]),
             "" if method == OURS else with_interval(row["cellnorm there"], float("nan")), str(row["ahead on"]),
-            number(row["seconds"], 1), number(row["seconds, most"], 1), number(row["peak, MB"], 0),
+            *(number(row[name], 1 if row[name] >= 1 else 2) for name in ("seconds", "seconds, most")),
+            number(row["peak, MB"], 0),
         ]
         for method, row in overall(runs).iterrows()
     ]  # fmt: skip
@@ -186,10 +187,10 @@ def generated(runs: pd.DataFrame) -> str:
     """What stands between the marks of the README."""
     table, common = means(runs), common_sets(means(runs))
     said = [f"- {line}" for line in failures(table)] + [f"- {m}: left out, {why}" for m, why in LEFT_OUT.items()]
-    dates, seeds = sorted(runs["date"].dropna()), int(runs["seed"].max()) + 1
+    dates, seeds = sorted(set(runs["date"].dropna())), int(runs["seed"].max()) + 1
     cores, python = (" or ".join(sorted({str(v) for v in runs[of].dropna()})) for of in ("cores", "python"))
     parts = [
-        f"Run {dates[0]} to {dates[-1]}, {seeds} seeds, {cores} cores, no GPU, Python {python}.",
+        f"Seeds: {seeds}; {cores} cores, no GPU, Python {python}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.",
         totals_table(table),
         "![Totals of each method on each set](peers_totals.png)",
         "Over the sets that a method did, with cellnorm's total over the same sets (seconds: median, most; MB: most):",
