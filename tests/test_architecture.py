@@ -19,7 +19,7 @@ PACKAGE = ROOT / "cellnorm"
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design",
-    "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability", "expression",
+    "diagnosis", "output", "kinds", "covariates", "reuse", "checkpoint", "mapping", "transfer", "stability", "expression",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
@@ -44,7 +44,7 @@ LIBRARIES = {
 OURS = {
     "errors": set(),
     "datasets": {"errors"},
-    "labels": {"errors"},
+    "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
     "io": {"adata", "blocks", "errors", "formats", "labels", "output"},
