@@ -5,8 +5,9 @@
 
 Simulated cells, whose log expression is that of their type plus what their donor and their protocol add. Mixing is
 CiLISI, by donor, by protocol and by their combination; a combination of a few cells says less. Purity is the share of
-a cell's 15 nearest neighbours that are of its type. Harmony has the same components and the same covariates, if it is
-installed. Designs:
+a cell's 15 nearest neighbours that are of its type. "Without effects" are the components of the same cells simulated
+with neither donors' nor protocols' effects, what there is to reach. Harmony has the same components and covariates, if
+it is installed. Designs:
 
     crossed      8 donors x 4 protocols, each protocol in each donor; types in uneven shares
     unbalanced   the same with protocols in very uneven shares from donor to donor, and donors that lack types
@@ -36,11 +37,13 @@ from cellnorm.pp import log_expression
 
 DESIGNS = ("crossed", "unbalanced", "nested", "many")
 COLUMNS = ("donor mixing", "protocol mixing", "crossed mixing", "type purity", "seconds")
-K, DONOR_SD, PROTOCOL_SD = 15, 0.25, 0.5  # of natural logarithms: like donors, and like versions of a protocol
+K, DONOR_SD, PROTOCOL_SD = 15, 0.35, 0.5  # of natural logarithms: like unlike donors, and like versions of a protocol
 
 
-def simulated(design: str, *, n_cells: int = 1500, n_genes: int = 1000, seed: int = 0) -> ad.AnnData:
-    """Counts of donors and protocols whose effects add up, with obs donor, protocol and cell_type."""
+def simulated(
+    design: str, *, n_cells: int = 1500, n_genes: int = 1000, seed: int = 0, strength: float = 1.0
+) -> ad.AnnData:
+    """Counts of donors and protocols whose effects add up, with obs donor, protocol, both and cell_type."""
     n_donors, n_protocols = (40, 5) if design == "many" else (8, 4)
     n_cells = 2000 if design == "many" else n_cells
     missing = (4, 2) if design == "unbalanced" else 0
@@ -55,7 +58,8 @@ def simulated(design: str, *, n_cells: int = 1500, n_genes: int = 1000, seed: in
     protocol = (rng.random(n_cells)[:, None] > shares.cumsum(1)[donor]).sum(1).clip(max=n_protocols - 1)
     effect = DONOR_SD * rng.normal(size=(n_donors, n_genes))[donor]
     effect += PROTOCOL_SD * rng.normal(size=(n_protocols, n_genes))[protocol]
-    rate = np.exp(adata.var["log_mean"].to_numpy() + adata.obsm["X_truth"] @ adata.varm["truth_loadings"].T + effect)
+    truth = adata.var["log_mean"].to_numpy() + adata.obsm["X_truth"] @ adata.varm["truth_loadings"].T
+    rate = np.exp(truth + strength * effect)
     rate *= (adata.obs["library_size"].to_numpy() / rate.sum(1))[:, None]
     dispersion = adata.var["dispersion"].to_numpy()
     counts = rng.poisson(rate * rng.standard_gamma(1 / dispersion, rate.shape) * dispersion)
@@ -71,6 +75,12 @@ def scores(z: NDArray[Any], obs: pd.DataFrame) -> list[float]:
     mixing = [cilisi(z, np.unique(obs[key], return_inverse=True)[1], kind) for key in ("donor", "protocol", "both")]
     near = NearestNeighbors(n_neighbors=K, n_jobs=1).fit(z).kneighbors(return_distance=False)
     return [*mixing, float((kind[near] == kind[:, None]).mean())]
+
+
+def components(adata: ad.AnnData) -> NDArray[np.float32]:
+    """Principal components as `cellnorm.tl.correct` makes them of donors."""
+    expression = log_expression(adata, adata.obs["donor"].to_numpy())[0]
+    return LinearFront.fit(expression, 50).project(expression)
 
 
 def ways(obs: pd.DataFrame, pcs: NDArray[np.float32], seed: int) -> Iterator[tuple[str, Callable[[], NDArray[Any]]]]:
@@ -107,9 +117,9 @@ def main() -> None:
         found: dict[str, list[list[float]]] = {}
         for seed in range(args.seeds):
             adata = simulated(design, seed=seed)
-            expression = log_expression(adata, adata.obs["donor"].to_numpy())[0]
-            pcs = LinearFront.fit(expression, 50).project(expression)
-            for name, correct in ways(adata.obs, pcs, seed):
+            without = components(simulated(design, seed=seed, strength=0))
+            found.setdefault("the same without effects", []).append([*scores(without, adata.obs), 0])
+            for name, correct in ways(adata.obs, components(adata), seed):
                 start = time.perf_counter()
                 z = correct()
                 seconds = time.perf_counter() - start

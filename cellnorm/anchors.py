@@ -24,8 +24,8 @@ class Anchors:
     Attributes
     ----------
     left, right
-        Indices of the two cells of each pair, shape (n_pairs,); of `find_anchors`, the batch of `left` comes before that of
-        `right`.
+        Indices of the two cells of each pair, shape (n_pairs,); in `find_anchors`' answer the batch of `left` comes before
+        that of `right`.
     """
 
     left: IntArray
@@ -110,8 +110,8 @@ def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) ->
     x, n_neighbors
         As for `find_anchors`.
     levels
-        Level of each cell in each covariate, shape (n_cells, n_covariates); with one covariate its batch, and the answer
-        is that of `find_anchors`.
+        Level of each cell in each covariate, shape (n_cells, n_covariates). With one covariate that is its batch, and
+        the answer that of `find_anchors`.
 
     Examples
     --------

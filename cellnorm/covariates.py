@@ -1,8 +1,8 @@
 """Several covariates at once, as donor and protocol: a batch is a combination of their levels that occurs in the data.
 
-Crossing covariates makes many small batches, each of which would have to be learnt anew. Here what a batch adds is the sum
-of what its levels add (as in Harmony with several variables, Korsunsky et al. 2019, Nature Methods 16), so that a batch
-of a few cells is known by its donor's other cells and its protocol's.
+Crossing covariates makes many small batches, each of which would have to be learnt anew. Here what a batch adds is the
+sum of what its levels add (as in Harmony with several variables, Korsunsky et al. 2019, Nature Methods 16), so that a
+batch of a few cells is known by its donor's other cells and its protocol's.
 """
 
 from __future__ import annotations

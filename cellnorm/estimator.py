@@ -133,8 +133,8 @@ class CellNorm(BaseEstimator):
             representation, shape (n_cells, n_dims).
         batch
             Batch of each cell, shape (n_cells,), labels of any kind. Several covariates at once, as donor and protocol:
-            an array or table (n_cells, n_covariates) or a list of columns. Batches are then the combinations that occur,
-            named "donor1 / 10x", and what a batch adds is the sum of what its levels add.
+            an array or table (n_cells, n_covariates) or a list of columns. Batches are then the combinations that
+            occur, named "donor1 / 10x", and what a batch adds is the sum of what its levels add.
         progress
             Called with (stage, done, total, loss or None).
 
@@ -176,8 +176,9 @@ class CellNorm(BaseEstimator):
         X
             As in `fit`, shape (n_cells, n_genes).
         batch
-            Batch of each cell, each one of `batches_`, or the covariates as in `fit`. None: each cell is taken for one of the batch whose cells, as
-            measured, it resembles most (that of its nearest neighbour among the cells on which anchors were found).
+            Batch of each cell, each one of `batches_`, or covariates as in `fit`. None: each cell is taken for one of
+            the batch whose cells, as measured, it resembles most (that of its nearest neighbour among the cells on
+            which anchors were found).
 
         Returns
         -------

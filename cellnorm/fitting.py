@@ -32,8 +32,8 @@ def choose_sketch(
     rng
         Chooses the cells.
     n_levels
-        Levels of several covariates, for each of which a batch needs its least number of cells divided among the batches
-        that share them. None: batches are levels.
+        Levels of all covariates together: each has a least number of cells, and a batch its share of these. None:
+        batches are levels.
 
     Returns
     -------

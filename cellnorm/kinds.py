@@ -78,8 +78,8 @@ def find_kinds(
     rng
         Starts the clustering and orders the cells.
     design
-        Which levels each batch is made of, shape (n_batches, n_levels): offsets are estimated for the levels, and a batch
-        has what its levels add up to. None: each batch is a level of its own.
+        Which levels each batch is made of, shape (n_batches, n_levels): offsets are estimated for the levels, and a
+        batch has what its levels add up to. None: each batch is a level of its own.
 
     Examples
     --------

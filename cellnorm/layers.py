@@ -53,8 +53,8 @@ def matched_shift(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior:
     The offsets m are the ridge solution of m[batch of left] - m[batch of right] = x[left] - x[right] over all pairs:
     (L + 2 prior I) m = D, with L the graph Laplacian of the batches weighted by their pairs, D the summed differences.
     For two batches it is the difference of the matched means times n / (n + prior); a batch without pairs gets 0.
-    With levels, P being their design, the offsets are P m with (P'LP + 2 prior I) m = P'D: the ridge makes it well-posed
-    where levels are nested or bound to each other.
+    With levels, P being their design, the offsets are P m with (P'LP + 2 prior I) m = P'D: the ridge makes it
+    well-posed where levels are nested or bound to each other.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def matched_spread(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior
     """Spread of each batch relative to the common frame, from matched pairs of centred features.
 
     The square is the mean square of a batch's matched cells over the mean square of its pairs' two sides, both with
-    `prior` pairs of the common spread added; a batch without pairs gets 1. With levels the same is done for one covariate
-    after the other, each from the pairs that differ in it, on what those before it leave; the factors are multiplied.
+    `prior` pairs of the common spread added; a batch without pairs gets 1. With levels the same is done for one
+    covariate after the other, from the pairs that differ in it, on what those before it leave; factors are multiplied.
 
     Returns
     -------

@@ -144,7 +144,8 @@ def shared_batch(net: Autoencoder) -> Autoencoder:
     if (design.sum(1) > 1).any():  # of a batch: what its levels add up to
         told = told @ design.T
     state["decoder.expand.weight"] = torch.cat([weight, told.mean(1, keepdim=True)], dim=1)
-    state["design"] = torch.block_diag(design, design.new_ones(1, 1))
+    state["design"] = torch.nn.functional.pad(design, (0, 1, 0, 1))
+    state["design"][-1, -1] = 1
     grown.load_state_dict(state, assign=True)
     return grown.eval()
 

@@ -14,9 +14,7 @@ from cellnorm.errors import DataError
 __all__ = ["check_matrix", "check_width", "choose_device", "encode_labels", "known_codes"]
 
 
-def encode_labels(
-    batch: Any, n_cells: int
-) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float32]]:
+def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float32]]:
     """Names of the batches, sorted, the number of each cell's batch among them, and the levels they are made of.
 
     With several covariates (see `covariates.columns_of`) batches are the combinations of their levels that occur; the

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "cellnorm"
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "evidence", "alarm", "null", "frame", "design",
-    "diagnosis", "output", "kinds", "covariates", "reuse", "checkpoint", "mapping", "transfer", "stability", "expression",
+    "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
+    "expression",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",

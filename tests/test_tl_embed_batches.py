@@ -65,7 +65,7 @@ def test_crossed_columns(atlas: Atlas) -> None:
 def test_the_columns_are_those_of_the_model(atlas: Atlas) -> None:
     query = atlas.query()
     query.obs["day"] = [1, 2] * 50
-    with pytest.raises(DataError, match="'batch', 'day' was asked for, but .* are made of 'batch'.*--as-new"):
+    with pytest.raises(DataError, match=r"'batch', 'day' was asked for, but .* are made of 'batch'.*--as-new"):
         read_batches(query, atlas.model, ["batch", "day"])
     several = copy.copy(atlas.model)
     several.input_ = {**atlas.model.input_, "batch_key": ["batch", "day"]}
@@ -74,7 +74,7 @@ def test_the_columns_are_those_of_the_model(atlas: Atlas) -> None:
         found = read_batches(query, several, key)
         assert (found.names.tolist(), found.known.tolist()) == (["lab2 / 1", "lab2 / 2"], [True, False])
         assert found.key == ["batch", "day"]
-    with pytest.raises(DataError, match="'day' was asked for, but .* are made of 'batch', 'day'"):
+    with pytest.raises(DataError, match=r"'day' was asked for, but .* are made of 'batch', 'day'"):
         read_batches(query, several, "day")
     assert read_batches(query, several, "day", as_new=True).names.tolist() == ["1", "2"]
 

@@ -63,9 +63,9 @@ def correct(
     adata
         Cells x genes, with counts or log-normalised values in X, layers['counts'] or raw.X.
     batch_key
-        Column of obs that tells experiments apart, any type of labels. Several, as ["donor", "protocol"]: batches are the
-        combinations that occur, and what a batch adds is the sum of what its donor and its protocol add, so that small
-        combinations do no harm. To let each combination have an effect of its own, cross them in a column.
+        Column of obs that tells experiments apart, any type of labels. Several, as ["donor", "protocol"]: batches are
+        the combinations that occur, and what a batch adds is the sum of what its donor and its protocol add, so that
+        small combinations do no harm. To let each combination have an effect of its own, cross them in a column.
     layer
         Use this layer instead of the matrix that would be found.
     mask_var

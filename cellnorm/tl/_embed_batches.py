@@ -131,8 +131,8 @@ def _as_trained(key: list[str], model: CellNorm) -> list[str]:
         return key
     if set(key) != set(own):
         raise DataError(
-            f"batch_key {listed(key)} was asked for, but the batches of the model are made of {listed(own)}. Name these "
-            "columns, or take all batches for new: --as-new (in Python: as_new=True)."
+            f"batch_key {listed(key)} was asked for, but the batches of the model are made of {listed(own)}. Name "
+            "these columns, or take all batches for new: --as-new (in Python: as_new=True)."
         )
     return own
 
