@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-__all__ = ["Anchors", "cosine", "different", "find_anchors", "sketch", "within_batch_distance"]
+__all__ = ["Anchors", "cosine", "different", "find_anchors", "level_anchors", "sketch", "within_batch_distance"]
 
 IntArray = NDArray[np.int64]
 # No more than one cell in ten of the smaller batch counts as near, however many neighbours are asked for.
@@ -24,7 +24,8 @@ class Anchors:
     Attributes
     ----------
     left, right
-        Indices of the two cells of each pair, shape (n_pairs,); the batch of `left` comes before that of `right`.
+        Indices of the two cells of each pair, shape (n_pairs,); `find_anchors` puts the lower batch to the
+        left.
     """
 
     left: IntArray
@@ -96,6 +97,37 @@ def find_anchors(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> A
         left.append(cells[a][mutual.row])
         right.append(cells[b][mutual.col])
     return Anchors(np.concatenate(left), np.concatenate(right))
+
+
+def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) -> Anchors:
+    """Mutual nearest neighbours between the levels of each covariate in turn, those of all covariates together.
+
+    Two cells of different levels are of different batches. Batches that are small because covariates were crossed are
+    never searched one by one: the cost is that of the pairs of levels, added over the covariates.
+
+    Parameters
+    ----------
+    x, n_neighbors
+        As for `find_anchors`.
+    levels
+        Level of each cell in each covariate, shape (n_cells, n_covariates). With one covariate that is its batch, and
+        the answer that of `find_anchors`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cellnorm.anchors import level_anchors
+    >>> x = np.array([[0.0], [5.0], [0.1], [5.1]], dtype="float32")
+    >>> pairs = level_anchors(x, np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), n_neighbors=1)
+    >>> list(zip(pairs.left.tolist(), pairs.right.tolist()))
+    [(0, 1), (0, 2), (1, 3), (2, 3)]
+    """
+    found = [find_anchors(x, column, n_neighbors) for column in levels.T]
+    if len(found) == 1:
+        return found[0]
+    pairs = np.concatenate([np.sort(np.column_stack([f.left, f.right]), axis=1) for f in found])
+    left, right = np.unique(pairs, axis=0).T
+    return Anchors(left, right)
 
 
 def _graph(neighbors: IntArray, n_columns: int) -> sp.csr_matrix:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellnorm.covariates import level_codes
 from cellnorm.kinds import Kinds
-from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift
+from cellnorm.layers import Levels, MatchedBatchNorm, Pairs, matched_shift
 
 __all__ = ["Autoencoder", "AutoencoderConfig"]
 
@@ -22,7 +23,10 @@ INVERSE_ROUNDS = 15  # in which the way back through the final frame settles
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """All that is needed to build an Autoencoder again."""
+    """All that is needed to build an Autoencoder again.
+
+    `n_levels`: of all covariates together. With one covariate each batch is a level, and it need not be given.
+    """
 
     n_features: int
     n_batches: int
@@ -30,6 +34,10 @@ class AutoencoderConfig:
     n_hidden: int
     n_kinds: int
     dropout: float
+    n_levels: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_levels", self.n_levels or self.n_batches)
 
 
 class Block(nn.Module):
@@ -79,6 +87,7 @@ class Autoencoder(nn.Module):
     True
     """
 
+    design: Tensor
     shift: Tensor
     centres: Tensor
     offsets: Tensor
@@ -90,6 +99,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("design", torch.eye(config.n_batches, config.n_levels))
         self.register_buffer("shift", torch.zeros(config.n_batches, config.n_features))
         self.register_buffer("centres", torch.zeros(config.n_kinds, config.n_latent))
         self.register_buffer("offsets", torch.zeros(config.n_batches, config.n_kinds, config.n_latent))
@@ -98,7 +108,16 @@ class Autoencoder(nn.Module):
         self.register_buffer("axes", torch.eye(config.n_latent))
         self.register_buffer("axes_inverse", torch.eye(config.n_latent))
         self.encoder = Block(config.n_features, config.n_latent, config)
-        self.decoder = Block(config.n_latent + config.n_batches, config.n_features, config)
+        self.decoder = Block(config.n_latent + config.n_levels, config.n_features, config)
+
+    def set_design(self, design: NDArray[np.float32]) -> None:
+        """Set which levels each batch is made of, shape (n_batches, n_levels); see `covariates.design_of`."""
+        self.design.copy_(torch.from_numpy(design))
+
+    def levels(self) -> Levels | None:
+        """The levels that batches are made of, for the training; None where each batch is a level of its own."""
+        codes = torch.from_numpy(level_codes(self.design.cpu().numpy())).to(self.design.device)
+        return Levels(self.design, codes) if codes.shape[1] > 1 else None
 
     def aligned(self, x: Tensor, batch: Tensor) -> Tensor:
         """The input less the matched shift of its batch, shape (n_cells, n_features)."""
@@ -178,7 +197,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Features of an embedding as the given batches would show them, shape (n_cells, n_features)."""
-        told = torch.cat([z, functional.one_hot(batch, self.config.n_batches).to(z.dtype)], dim=1)
+        told = torch.cat([z, self.design[batch]], dim=1)
         out: Tensor = resize(z, self.config.n_features) + self.decoder(told, batch, pairs) + self.shift[batch]
         return out
 

@@ -24,7 +24,8 @@ __all__ = ["LEAST", "Counterparts", "against", "close_partners", "find_counterpa
 IntArray = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LEAST = 10  # cells of a cluster that is judged
-LOOK_ALL, LOOK_BATCH = 3000, 1500  # cells looked at, of all batches and of each
+# Cells looked at, of all batches and of each; batches so many that each has fewer than the least are not judged.
+LOOK_ALL, LOOK_BATCH, LOOK_LEAST = 3000, 1500, 30
 K = 15  # neighbours of a cell in its own batch
 # Clusters are refused from this evidence on. It is a distance over a distance less a share, see `against`: two types
 # of one batch have 1 and more, and 0.1 to 0.5 where a type has many look-alikes.
@@ -89,7 +90,10 @@ def find_counterparts(
     >>> bool((kind[anchors.left] == kind[anchors.right]).all()), bool((kind[kept.left] == kind[kept.right]).all())
     (False, True)
     """
-    per_batch = int(np.clip(LOOK_ALL // (int(batch.max()) + 1), LEAST, LOOK_BATCH))
+    n_batches = int(batch.max()) + 1
+    per_batch = min(LOOK_ALL // n_batches, LOOK_BATCH)
+    if per_batch < LOOK_LEAST:
+        return Counterparts(batch, np.ones((n_batches, n_batches), bool))
     cells = sketch(batch, per_batch, rng)
     cells = cells[np.argsort(batch[cells], kind="stable")]
     near, codes = x[cells], batch[cells]

@@ -13,9 +13,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 
 from cellnorm import checkpoint, reuse
-from cellnorm.anchors import Anchors, cosine, find_anchors
+from cellnorm.anchors import Anchors, cosine, level_anchors
 from cellnorm.autoencoder import AutoencoderConfig
 from cellnorm.counterparts import Counterparts, find_counterparts
+from cellnorm.covariates import level_codes
 from cellnorm.determinism import one_thread
 from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
@@ -132,7 +133,9 @@ class CellNorm(BaseEstimator):
             Log-normalised expression, shape (n_cells, n_genes), dense or sparse; with n_comps=None any dense
             representation, shape (n_cells, n_dims).
         batch
-            Batch of each cell, shape (n_cells,), labels of any kind.
+            Batch of each cell, shape (n_cells,), labels of any kind. Several covariates at once, as donor and protocol:
+            an array or table (n_cells, n_covariates) or a list of columns. Batches are then the combinations that
+            occur, named "donor1 / 10x", and what a batch adds is the sum of what its levels add.
         progress
             Called with (stage, done, total, loss or None).
 
@@ -142,7 +145,7 @@ class CellNorm(BaseEstimator):
             One batch only, a missing batch label, NaN or infinite values, fewer cells than latent dimensions, or a
             device that is not there.
         """
-        names, codes = encode_labels(batch, X.shape[0])
+        names, codes, design = encode_labels(batch, X.shape[0])
         self.device_ = choose_device(self.device)
         check_matrix(X, self.n_latent)
         self.batches_, self.counts_, self.n_features_in_ = names, np.bincount(codes), X.shape[1]
@@ -156,13 +159,14 @@ class CellNorm(BaseEstimator):
                 self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
                 pcs = self._features(X)
             with stage("anchors", self.seconds_, progress):
-                cells, self.scale_ = choose_sketch(pcs, codes, rng)
+                cells, self.scale_ = choose_sketch(pcs, codes, rng, design.shape[1])
                 self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
                 self.added_ = self.sketch_[:0]
-                anchors = find_anchors(cosine(self.sketch_), self.sketch_batch_, self.n_neighbors)
+                levels = level_codes(design)[self.sketch_batch_]
+                anchors = level_anchors(cosine(self.sketch_), levels, self.n_neighbors)
                 told = find_counterparts(self.sketch_, self.sketch_batch_, anchors, self.n_neighbors, rng)
             start = time.perf_counter()
-            self._train(told.keep(anchors), told, rng, progress)
+            self._train(told, told.keep(anchors), design, rng, progress)
             self.seconds_["train"] = time.perf_counter() - start
         return self
 
@@ -174,8 +178,9 @@ class CellNorm(BaseEstimator):
         X
             As in `fit`, shape (n_cells, n_genes).
         batch
-            Batch of each cell, each one of `batches_`. None: each cell is taken for one of the batch whose cells, as
-            measured, it resembles most (that of its nearest neighbour among the cells on which anchors were found).
+            Batch of each cell, each one of `batches_`, or covariates as in `fit`. None: each cell is taken for one of
+            the batch whose cells, as measured, it resembles most (that of its nearest neighbour among the cells on
+            which anchors were found).
 
         Returns
         -------
@@ -248,7 +253,14 @@ class CellNorm(BaseEstimator):
         model: Self = checkpoint.load(path, make=cls, device=device)
         return model
 
-    def _train(self, anchors: Anchors, told: Counterparts, rng: np.random.Generator, progress: Progress | None) -> None:
+    def _train(
+        self,
+        told: Counterparts,
+        anchors: Anchors,
+        design: NDArray[np.float32],
+        rng: np.random.Generator,
+        progress: Progress | None,
+    ) -> None:
         x, batch = self.sketch_, self.sketch_batch_
         settings = TrainingConfig(
             n_steps=self.n_steps,
@@ -260,10 +272,9 @@ class CellNorm(BaseEstimator):
             contrast=self.contrast,
             geometry=self.geometry,
         )
-        config = AutoencoderConfig(
-            x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, n_kinds(len(x)), self.dropout
-        )
-        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress, told)
+        sizes = x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, n_kinds(len(x))
+        config = AutoencoderConfig(*sizes, self.dropout, n_levels=design.shape[1])
+        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress, design, told)
         self.net_, anchors, self.history_ = found
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 

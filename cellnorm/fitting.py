@@ -20,7 +20,7 @@ SKETCH_BATCH, SKETCH_ALL, SKETCH_LEAST = 3000, 15_000, 100
 
 
 def choose_sketch(
-    pcs: NDArray[np.float32], batch: NDArray[np.int64], rng: np.random.Generator
+    pcs: NDArray[np.float32], batch: NDArray[np.int64], rng: np.random.Generator, n_levels: int | None = None
 ) -> tuple[NDArray[np.int64], np.float32]:
     """Choose the cells to learn from, and the unit of length among them.
 
@@ -32,6 +32,9 @@ def choose_sketch(
         Batch of each cell, 0 to n_batches - 1, shape (n_cells,).
     rng
         Chooses the cells.
+    n_levels
+        Levels of all covariates together: each has a least number of cells, and a batch its share of these. None:
+        batches are levels.
 
     Returns
     -------
@@ -40,7 +43,9 @@ def choose_sketch(
     scale
         The typical distance from a cell to those next to it in its batch, in the units of `pcs`.
     """
-    per_batch = int(np.clip(SKETCH_ALL // (int(batch.max()) + 1), SKETCH_LEAST, SKETCH_BATCH))
+    n_batches = int(batch.max()) + 1
+    least = min(SKETCH_LEAST, -(-SKETCH_LEAST * (n_levels or n_batches) // n_batches))
+    per_batch = int(np.clip(SKETCH_ALL // n_batches, least, SKETCH_BATCH))
     cells = sketch(batch, per_batch, rng)
     return cells, np.float32(np.sqrt(within_batch_distance(pcs[cells], batch[cells])))
 
@@ -54,6 +59,7 @@ def fit_network(
     device: str,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    design: NDArray[np.float32] | None = None,
     counterparts: Counterparts | None = None,
 ) -> tuple[Autoencoder, Anchors, History]:
     """Train a network on a sketch and set its final frame.
@@ -68,6 +74,8 @@ def fit_network(
         Where to compute: "cpu", "cuda" or "mps".
     rng
         Seeds the weights and draws the minibatches; torch's own state stays as it was.
+    design
+        Which levels each batch is made of, shape (n_batches, n_levels). None: each is a level of its own.
 
     Returns
     -------
@@ -76,7 +84,9 @@ def fit_network(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(int(rng.integers(2**31)))
         net = Autoencoder(architecture).to(device)
+        if design is not None:
+            net.set_design(design)
         anchors, history = train(net, x, batch, anchors, settings, rng, progress, counterparts)
-    net.set_kinds(find_kinds(encode(net, x, batch), batch, architecture.n_kinds, rng))
+    net.set_kinds(find_kinds(encode(net, x, batch), batch, architecture.n_kinds, rng, design))
     net.set_axes(*signal_axes(encode(net, x, batch), batch))
     return net, anchors, history

@@ -58,7 +58,13 @@ def n_kinds(n_cells: int) -> int:
     return int(np.clip(round(n_cells / CELLS_PER_KIND), 2, MOST_KINDS))
 
 
-def find_kinds(z: NDArray[np.float32], batch: NDArray[np.int64], n_kinds: int, rng: np.random.Generator) -> Kinds:
+def find_kinds(
+    z: NDArray[np.float32],
+    batch: NDArray[np.int64],
+    n_kinds: int,
+    rng: np.random.Generator,
+    design: NDArray[np.float32] | None = None,
+) -> Kinds:
     """Find kinds and offsets, in turn, until the cells stay where they are.
 
     Parameters
@@ -71,6 +77,9 @@ def find_kinds(z: NDArray[np.float32], batch: NDArray[np.int64], n_kinds: int, r
         Number of clusters.
     rng
         Starts the clustering and orders the cells.
+    design
+        Which levels each batch is made of, shape (n_batches, n_levels): offsets are estimated for the levels, and a
+        batch has what its levels add up to. None: each batch is a level of its own.
 
     Examples
     --------
@@ -96,7 +105,10 @@ def find_kinds(z: NDArray[np.float32], batch: NDArray[np.int64], n_kinds: int, r
         unit = _unit(placed - placed.mean(0))
         for _ in range(INNER):
             member = _members(unit, member.T @ unit)
-        centres, offsets, shares = _offsets(wide, member, here)
+        if design is None or len(design) == design.sum():
+            centres, offsets, shares = _offsets(wide, member, here)
+        else:
+            centres, offsets, shares = _offsets_of_levels(wide, member, batch, design.astype(np.float64))
         offsets = _within_reason(offsets, shares)
         before, placed = placed, wide - _removed(member, offsets, batch)
         if np.abs(placed - before).mean() < SETTLED * np.abs(wide).mean():
@@ -124,6 +136,21 @@ def _offsets(z: Floats, member: Floats, here: Floats) -> tuple[Floats, Floats, F
     centres = (weight[:, :, None] * total).sum(0) / np.maximum((weight * n).sum(0), 1e-12)[:, None]
     offsets = (total - n[:, :, None] * centres) / (n + RIDGE)[:, :, None]
     return centres, offsets, n / np.maximum(n.sum(1, keepdims=True), 1e-12)
+
+
+def _offsets_of_levels(
+    z: Floats, member: Floats, batch: NDArray[np.int64], design: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """As `_offsets`, the regression being on the levels that the batches are made of."""
+    cells = [np.flatnonzero(batch == b) for b in range(len(design))]
+    n = np.stack([member[own].sum(0) for own in cells])
+    total = np.stack([member[own].T @ z[own] for own in cells])
+    told = np.hstack([np.ones((len(design), 1)), design])
+    penalty = np.diag([1e-12, *[RIDGE] * design.shape[1]])
+    system = np.stack([(told * of_kind[:, None]).T @ told for of_kind in n.T]) + penalty
+    found = np.linalg.solve(system, np.einsum("bl,bkd->kld", told, total))
+    offsets = np.einsum("bl,kld->bkd", design, found[:, 1:])
+    return found[:, 0], offsets, n / np.maximum(n.sum(1, keepdims=True), 1e-12)
 
 
 def _within_reason(offsets: Floats, shares: Floats) -> Floats:

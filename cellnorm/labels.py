@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from cellnorm.covariates import joined
 from cellnorm.errors import DataError
 
 __all__ = ["BATCH_NAMES", "bare_name", "batch_labels", "guess_batch_key", "kept_labels", "listed", "obs_column"]
@@ -85,7 +86,7 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str], *, several: boo
     """Batch of each cell as a string, from one column of obs or from several that are crossed.
 
     Values that are written alike are one batch (1 and "1", 1 and 1.0). Several columns give one batch per combination
-    that occurs, shown as "a | b".
+    that occurs, shown as "a / b" (see `covariates.joined`).
 
     Parameters
     ----------
@@ -168,17 +169,10 @@ def _text(value: Any) -> str:
 
 
 def _crossed(columns: list[Codes]) -> Codes:
-    """One code per combination that occurs; names that come out alike get a number."""
+    """One code per combination that occurs."""
     combinations, codes = np.unique(np.stack([codes for codes, _ in columns], axis=1), axis=0, return_inverse=True)
-    names: dict[str, None] = {}
-    for combination in combinations:
-        plain = name = " | ".join(texts[code] for code, (_, texts) in zip(combination, columns, strict=True))
-        copies = 1
-        while name in names:
-            copies += 1
-            name = f"{plain} ({copies})"
-        names[name] = None
-    return codes.reshape(-1), list(names)
+    names = [joined([texts[code] for code, (_, texts) in zip(c, columns, strict=True)]) for c in combinations]
+    return codes.reshape(-1), names
 
 
 def guess_batch_key(obs: pd.DataFrame) -> tuple[str, str]:

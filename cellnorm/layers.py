@@ -14,18 +14,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MatchedBatchNorm", "Pairs", "matched_shift", "matched_spread"]
+__all__ = ["Levels", "MatchedBatchNorm", "Pairs", "matched_shift", "matched_spread"]
 
 # Pairs that a batch needs before its statistics count for half: n / (n + PRIOR).
 PRIOR = 10.0
 
 
+class Levels(NamedTuple):
+    """What batches are made of where several covariates tell them apart, as donor and protocol.
+
+    Attributes
+    ----------
+    design
+        Zeros and ones, shape (n_batches, n_levels).
+    codes
+        Number of each batch's level of each covariate, shape (n_batches, n_covariates).
+    """
+
+    design: Tensor
+    codes: Tensor
+
+
 class Pairs(NamedTuple):
-    """Matched cells, as positions in the minibatch: `left[p]` and `right[p]` are of one kind and of two batches."""
+    """Matched cells, as positions in the minibatch: `left[p]` and `right[p]` are of one kind and of two batches.
+
+    With `levels`, statistics are estimated for these, and a batch has what its levels add up to.
+    """
 
     left: Tensor
     right: Tensor
     weight: Tensor
+    levels: Levels | None = None
 
 
 def matched_shift(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior: float = PRIOR) -> Tensor:
@@ -34,6 +53,8 @@ def matched_shift(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior:
     The offsets m are the ridge solution of m[batch of left] - m[batch of right] = x[left] - x[right] over all pairs:
     (L + 2 prior I) m = D, with L the graph Laplacian of the batches weighted by their pairs, D the summed differences.
     For two batches it is the difference of the matched means times n / (n + prior); a batch without pairs gets 0.
+    With levels, P being their design, the offsets are P m with (P'LP + 2 prior I) m = P'D: the ridge makes it
+    well-posed where levels are nested or bound to each other.
 
     Parameters
     ----------
@@ -59,23 +80,40 @@ def matched_shift(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior:
         x.new_zeros(n_batches * n_batches).index_add(0, a * n_batches + b, pairs.weight).view(n_batches, n_batches)
     )
     adjacency = adjacency + adjacency.T
-    system = torch.diag(adjacency.sum(1) + 2 * prior) - adjacency
-    factor, _ = torch.linalg.cholesky_ex(
-        system
-    )  # positive definite by construction: no check, no device synchronisation
-    return torch.cholesky_solve(summed, factor)
+    if pairs.levels is not None:
+        design = pairs.levels.design
+        laplacian = torch.diag(adjacency.sum(1)) - adjacency
+        ridge = 2 * prior * torch.eye(design.shape[1], dtype=x.dtype, device=x.device)
+        return design @ _solved(design.T @ laplacian @ design + ridge, design.T @ summed)
+    return _solved(torch.diag(adjacency.sum(1) + 2 * prior) - adjacency, summed)
+
+
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    """Solution for a system that is positive definite by construction: no check, no device synchronisation."""
+    factor, _ = torch.linalg.cholesky_ex(system)
+    return torch.cholesky_solve(right, factor)
 
 
 def matched_spread(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior: float = PRIOR) -> Tensor:
     """Spread of each batch relative to the common frame, from matched pairs of centred features.
 
     The square is the mean square of a batch's matched cells over the mean square of its pairs' two sides, both with
-    `prior` pairs of the common spread added; a batch without pairs gets 1.
+    `prior` pairs of the common spread added; a batch without pairs gets 1. With levels the same is done for one
+    covariate after the other, from the pairs that differ in it, on what those before it leave; factors are multiplied.
 
     Returns
     -------
     Factors around 1, shape (n_batches, n_features).
     """
+    if pairs.levels is not None:
+        factor = x.new_ones(n_batches, x.shape[1])
+        for code in pairs.levels.codes.T:
+            level = code[batch]
+            told = pairs.weight * (level[pairs.left] != level[pairs.right])
+            of_levels = Pairs(pairs.left, pairs.right, told)
+            found = matched_spread(x / factor[batch], level, of_levels, pairs.levels.design.shape[1], prior)
+            factor = factor * found[code]
+        return factor
     a, b = batch[pairs.left], batch[pairs.right]
     weight = pairs.weight[:, None]
     left, right = x[pairs.left].square() * weight, x[pairs.right].square() * weight

@@ -126,18 +126,26 @@ def add_batch(
 
 
 def shared_batch(net: Autoencoder) -> Autoencoder:
-    """A copy of a network with one batch more, which has the statistics that all share; no random number is drawn."""
-    n_batches = net.config.n_batches
+    """A copy of a network with one batch more, which has the statistics that all share; no random number is drawn.
+
+    The batch is a level of its own, whatever covariates the others are made of.
+    """
+    n_batches, n_levels = net.config.n_batches, net.config.n_levels
     with torch.device("meta"):
-        grown = Autoencoder(replace(net.config, n_batches=n_batches + 1))
+        grown = Autoencoder(replace(net.config, n_batches=n_batches + 1, n_levels=n_levels + 1))
     state = {name: values.detach().clone() for name, values in net.state_dict().items()}
     for name in ("shift", "offsets", "encoder.norm.shift", "decoder.norm.shift"):
         state[name] = torch.cat([state[name], torch.zeros_like(state[name][:1])])
     state["shares"] = torch.cat([state["shares"], state["shares"].mean(0, keepdim=True)])
     for name in ("encoder.norm.spread", "decoder.norm.spread"):
         state[name] = torch.cat([state[name], torch.ones_like(state[name][:1])])
-    told = state["decoder.expand.weight"]
-    state["decoder.expand.weight"] = torch.cat([told, told[:, -n_batches:].mean(1, keepdim=True)], dim=1)
+    weight, design = state["decoder.expand.weight"], state["design"]
+    told = weight[:, -n_levels:]
+    if (design.sum(1) > 1).any():  # of a batch: what its levels add up to
+        told = told @ design.T
+    state["decoder.expand.weight"] = torch.cat([weight, told.mean(1, keepdim=True)], dim=1)
+    state["design"] = torch.nn.functional.pad(design, (0, 1, 0, 1))
+    state["design"][-1, -1] = 1
     grown.load_state_dict(state, assign=True)
     return grown.eval()
 
@@ -159,16 +167,17 @@ def _match(
 ) -> int:
     """Find the statistics of the last batch in place; how many of its cells have a partner in the end."""
     device, new = net.shift.device, net.config.n_batches - 1
+    levels = net.design.cpu().numpy()[sketch_batch] > 0
     codes = np.full(len(x), new)
     reference, of_reference, own = (torch.from_numpy(a).to(device) for a in (sketch, sketch_batch, x))
     aligned, goal = net.aligned(reference, of_reference), encode(net, sketch, sketch_batch)
-    found = _matches(cosine(sketch), sketch_batch, cosine(x), n_neighbors)
+    found = _matches(cosine(sketch), levels, cosine(x), n_neighbors)
     net.shift[new] = found.shift(own, aligned)
     norm, expand = net.encoder.norm, net.encoder.expand
     hidden, hidden_reference = expand(own - net.shift[new]), expand(aligned)
     _settle(norm, hidden, hidden_reference, of_reference, found)
     for _ in range(ROUNDS):
-        found = _matches(goal, sketch_batch, encode(net, x, codes), n_neighbors)
+        found = _matches(goal, levels, encode(net, x, codes), n_neighbors)
         _settle(norm, hidden, hidden_reference, of_reference, found)
     _settle_kinds(net, reference, of_reference, own, n_neighbors)
     return found.n_cells
@@ -181,10 +190,10 @@ def _settle_kinds(net: Autoencoder, reference: Tensor, batch: Tensor, own: Tenso
     net.shares[-1] = usual  # of the reference, whatever else was added to it
     member, common = _in_kinds(net, net.encode(reference, batch), batch)
     centres = (member.T @ common) / member.sum(0).clamp_min(TINY)[:, None]
-    goal, of_reference = (common @ net.axes).cpu().numpy(), batch.cpu().numpy()
+    goal, levels = (common @ net.axes).cpu().numpy(), (net.design[batch] > 0).cpu().numpy()
     for _ in range(FRAME_ROUNDS):
         own_member, placed = _in_kinds(net, raw, codes)
-        near = _matches(goal, of_reference, (placed @ net.axes).cpu().numpy(), max(1, n_neighbors // 4))
+        near = _matches(goal, levels, (placed @ net.axes).cpu().numpy(), max(1, n_neighbors // 4))
         # The whole offset anew each time: if parts were added up, its shrinkage would come to nothing.
         net.offsets[-1] = _kind_offsets(raw, near, near.shift(raw, common), own_member, member, centres)
         net.shares[-1] = (own_member.sum(0) + PRIOR * usual) / (len(own) + PRIOR)
@@ -219,18 +228,24 @@ def _in_kinds(net: Autoencoder, z: Tensor, batch: Tensor) -> tuple[Tensor, Tenso
 
 
 def _matches(
-    reference: NDArray[np.float32], batch: NDArray[np.int64], own: NDArray[np.float32], n_neighbors: int
+    reference: NDArray[np.float32], levels: NDArray[np.bool_], own: NDArray[np.float32], n_neighbors: int
 ) -> _Matches:
-    """Mutual nearest neighbours between the new batch and each batch of the reference."""
+    """Mutual nearest neighbours between the new batch and each level of the reference, as before training.
+
+    `levels` says which of them a cell of the reference is of, shape (n_cells, n_levels): of its batch alone, or of one
+    of each covariate. Then a pair may be found more than once, and counts once.
+    """
     left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for b in np.unique(batch):
-        cells = np.flatnonzero(batch == b)
+    for level in levels[:, levels.any(0)].T:
+        cells = np.flatnonzero(level)
         of_new = np.arange(len(cells) + len(own)) >= len(cells)
         anchors = find_anchors(np.concatenate([reference[cells], own]), of_new.astype(np.int64), n_neighbors)
         left.append(cells[anchors.left])
         right.append(anchors.right - len(cells))
-    positions = np.concatenate(right)
-    return _Matches(torch.from_numpy(positions), torch.from_numpy(np.concatenate(left)), len(np.unique(positions)))
+    pairs = np.column_stack([np.concatenate(right), np.concatenate(left)])
+    pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
+    partner = torch.from_numpy(np.ascontiguousarray(pairs[:, 1]))
+    return _Matches(torch.from_numpy(np.ascontiguousarray(pairs[:, 0])), partner, len(np.unique(pairs[:, 0])))
 
 
 def _settle(norm: MatchedBatchNorm, own: Tensor, reference: Tensor, batch: Tensor, matches: _Matches) -> None:

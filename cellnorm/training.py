@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellnorm import losses
-from cellnorm.anchors import Anchors, find_anchors
+from cellnorm.anchors import Anchors, level_anchors
 from cellnorm.autoencoder import Autoencoder, resize
 from cellnorm.counterparts import Counterparts
-from cellnorm.layers import Pairs, matched_shift
+from cellnorm.covariates import level_codes
+from cellnorm.layers import Levels, Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
 from cellnorm.sampling import Minibatch, minibatches
 
@@ -106,7 +107,9 @@ def train(
     """
     device = net.shift.device
     data, labels = torch.from_numpy(x).to(device), torch.from_numpy(batch).to(device)
-    net.shift.copy_(matched_shift(data, labels, all_pairs(anchors, device), net.config.n_batches))
+    levels, codes = net.levels(), level_codes(net.design.cpu().numpy())[batch]
+    pairs = all_pairs(anchors, device)._replace(levels=levels)
+    net.shift.copy_(matched_shift(data, labels, pairs, net.config.n_batches))
     optimizer = AdamW(net, config.weight_decay)
     terms = torch.zeros(config.n_steps, len(TERMS), device=device)
     found = [len(anchors)]
@@ -114,12 +117,12 @@ def train(
     net.train()
     for step in range(config.n_steps):
         if step == config.n_steps // 2 > 0:
-            anchors = find_anchors(encode(net, x, batch), batch, config.n_neighbors)
+            anchors = level_anchors(encode(net, x, batch), codes, config.n_neighbors)
             anchors = anchors if counterparts is None else counterparts.keep(anchors)
             found.append(len(anchors))
             stream = _stream(batch, anchors, config, rng)
             net.train()
-        values = loss_terms(net, data, labels, next(stream))
+        values = loss_terms(net, data, labels, next(stream), levels)
         contrast, kinship, reconstruction, geometry = values
         loss = config.contrast * contrast + kinship + reconstruction + config.geometry * geometry
         optimizer.step(loss, one_cycle(step, config.n_steps, config.learning_rate))
@@ -132,14 +135,14 @@ def train(
 
 
 def loss_terms(
-    net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch
+    net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch, levels: Levels | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Contrast, kinship, reconstruction and geometry of one minibatch, without waiting for the device."""
     n = mini.n_pairs
     cells = torch.from_numpy(mini.cells).to(data.device, non_blocking=True)
     x, batch = data[cells], labels[cells]
     position = torch.arange(2 * n, device=data.device)
-    pairs = Pairs(position[:n], position[n:], torch.ones(n, device=data.device))
+    pairs = Pairs(position[:n], position[n:], torch.ones(n, device=data.device), levels)
     z = net.encode(x, batch, pairs)
     start = resize(net.aligned(x, batch), net.config.n_latent)
     before, after = losses.squared_distances(start, start), losses.squared_distances(z, z)

@@ -8,14 +8,36 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cellnorm.covariates import columns_of, design_of, joined
 from cellnorm.errors import DataError
 
 __all__ = ["check_matrix", "check_width", "choose_device", "encode_labels", "known_codes"]
 
 
-def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-    """Names of the batches, sorted, and the number of each cell's batch among them."""
-    labels = np.asarray(batch)
+def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float32]]:
+    """Names of the batches, sorted, the number of each cell's batch among them, and the levels they are made of.
+
+    With several covariates (see `covariates.columns_of`) batches are the combinations of their levels that occur; the
+    last result is that of `covariates.design_of`.
+    """
+    columns = columns_of(batch, n_cells)
+    if not columns:
+        raise DataError(f"One batch label is needed for each of {n_cells} cells, found a table without columns.")
+    levels = [_checked_texts(column, n_cells) for column in columns]
+    texts = _joined_texts(levels)
+    names = sorted(set(texts))
+    if len(names) < 2:
+        found = f"only {names[0]!r:.80}" if names else "no cell"
+        raise DataError(f"Correction needs at least two batches, found {found}. Check the batch labels.")
+    place = {name: i for i, name in enumerate(names)}
+    codes = np.array([place[t] for t in texts], dtype=np.int64)
+    # Objects, not fixed-width text, in which one long name would make all of them long.
+    return np.array(names, dtype=object), codes, design_of(levels, codes)
+
+
+def _checked_texts(column: Any, n_cells: int) -> list[str]:
+    """One covariate's levels as texts, none of which is missing."""
+    labels = np.asarray(column)
     if labels.shape != (n_cells,):
         raise DataError(
             f"One batch label is needed for each of {n_cells} cells, found an array of shape {labels.shape}."
@@ -23,20 +45,22 @@ def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArra
     values = labels.tolist()
     if missing := sum(_is_missing(v) for v in values):
         raise DataError(f"The batch is missing for {missing} of {n_cells} cells. Name it, or leave these cells out.")
-    texts = [str(v) for v in values]
-    names = sorted(set(texts))
-    if len(names) < 2:
-        found = f"only {names[0]!r:.80}" if names else "no cell"
-        raise DataError(f"Correction needs at least two batches, found {found}. Check the batch labels.")
-    place = {name: i for i, name in enumerate(names)}
-    # Objects, not fixed-width text, in which one long name would make all of them long.
-    return np.array(names, dtype=object), np.array([place[t] for t in texts], dtype=np.int64)
+    return [str(v) for v in values]
+
+
+def _joined_texts(levels: list[list[str]]) -> list[str]:
+    """Name of each cell's batch."""
+    if len(levels) == 1:
+        return levels[0]
+    cells = list(zip(*levels, strict=True))
+    name = {combination: joined(combination) for combination in set(cells)}
+    return [name[cell] for cell in cells]
 
 
 def known_codes(batch: Any, names: NDArray[np.object_], n_cells: int) -> NDArray[np.int64]:
-    """The number of each cell's batch among the batches of a model."""
+    """The number of each cell's batch among the batches of a model; several covariates or the names that they make."""
     place = {name: i for i, name in enumerate(names)}
-    texts = [str(v) for v in np.asarray(batch).tolist()]
+    texts = _joined_texts([[str(v) for v in np.asarray(column).tolist()] for column in columns_of(batch, n_cells)])
     if unknown := sorted(set(texts) - set(place)):
         raise DataError(
             f"Batch {unknown[0]!r:.80} is unknown to the model, which knows {list(names[:10])!s:.300}. "

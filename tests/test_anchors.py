@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from cellnorm.anchors import Anchors, cosine, find_anchors, sketch, within_batch_distance
+from cellnorm.anchors import Anchors, cosine, find_anchors, level_anchors, sketch, within_batch_distance
 
 SEEDS = st.integers(0, 10**6)
 
@@ -214,3 +214,24 @@ def test_exact_search_agrees_with_a_tree() -> None:
     to_a = NearestNeighbors(n_neighbors=7, algorithm="kd_tree").fit(x[a]).kneighbors(x[b], return_distance=False)
     expected = {(int(a[i]), int(b[j])) for i in range(len(a)) for j in to_b[i] if i in to_a[j]}
     assert as_set(find_anchors(x, batch, 7)) == expected
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS)
+def test_anchors_of_levels_are_those_of_each_covariate(seed: int) -> None:
+    x, _ = cells(seed, 90)
+    levels = np.random.default_rng(seed).integers(0, [3, 2], (90, 2))
+    pairs = level_anchors(x, levels, 5)
+    expected = {frozenset(pair) for column in levels.T for pair in as_set(find_anchors(x, column, 5))}
+    assert {frozenset(pair) for pair in as_set(pairs)} == expected
+    assert len(pairs) == len(expected)  # a pair that both covariates find is there once
+    assert (levels[pairs.left] != levels[pairs.right]).any(1).all()
+
+
+def test_anchors_of_one_covariate_are_the_same_in_the_same_order() -> None:
+    x, batch = cells(0, 30, 45, 20)
+    one, other = level_anchors(x, batch[:, None], 5), find_anchors(x, batch, 5)
+    assert one.left.tolist() == other.left.tolist()
+    assert one.right.tolist() == other.right.tolist()

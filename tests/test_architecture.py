@@ -19,7 +19,8 @@ PACKAGE = ROOT / "cellnorm"
 NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
-    "design", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability", "expression",
+    "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
+    "expression",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
@@ -44,7 +45,7 @@ LIBRARIES = {
 OURS = {
     "errors": set(),
     "datasets": {"errors"},
-    "labels": {"errors"},
+    "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
     "io": {"adata", "blocks", "errors", "formats", "labels", "output"},

@@ -144,7 +144,7 @@ def test_the_norms_are_matched() -> None:
     """The pairs reach both norms: without them, as many cells give another answer."""
     net = network()
     x, batch = cells()
-    nobody = Pairs(*(part[:0] for part in PAIRS))
+    nobody = Pairs(*(part[:0] for part in PAIRS[:3]))
     z = net.encode(x, batch, PAIRS)
     assert (net.encode(x + 5 * batch[:, None], batch, PAIRS) - z).abs().max() > 1e-2
     assert not torch.allclose(net.encode(x, batch, nobody), z, atol=1e-3)
@@ -210,7 +210,8 @@ def test_the_configuration_builds_it_again() -> None:
         net.config.n_latent = 5  # type: ignore[misc]
     buffers = {name for name, _ in net.named_buffers()}
     statistics = {f"{part}.norm.{s}" for part in ("encoder", "decoder") for s in ("shift", "spread", "mean", "var")}
-    assert buffers == {"shift", "centres", "offsets", "shares", "variance", "axes", "axes_inverse"} | statistics
+    of_frame = {"centres", "offsets", "shares", "variance", "axes", "axes_inverse"}
+    assert buffers == {"design", "shift"} | of_frame | statistics
 
 
 # -- the final frame -------------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_the_even_way_back_has_one_offset_per_batch() -> None:
 def test_parts_without_pairs_are_encoded_as_their_batches(n_parts: int) -> None:
     net = network().eval()
     x, batch = cells()
-    nobody = Pairs(*(part[:0] for part in PAIRS))
+    nobody = Pairs(*(part[:0] for part in PAIRS[:3]))
     found = net.encode_parts(x, batch, torch.arange(30) % n_parts, nobody)
     torch.testing.assert_close(found, net.encode(x, batch), rtol=1e-5, atol=1e-5)
 
@@ -321,3 +322,27 @@ def test_parts_leave_the_network_as_it_was() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net.encode_parts(x, batch, torch.arange(30) % 2, PAIRS)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+
+def test_each_batch_is_a_level_unless_something_else_is_said() -> None:
+    net = network()
+    assert net.config.n_levels == net.config.n_batches == 3
+    assert torch.equal(net.design, torch.eye(3))
+    assert net.levels() is None
+
+
+def test_the_decoder_is_told_the_levels_of_a_batch() -> None:
+    net = network(n_batches=4, n_levels=5).eval()
+    net.set_design(np.array([[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 0, 1, 0, 1]], np.float32))
+    levels = net.levels()
+    assert levels is not None
+    assert levels.codes.tolist() == [[0, 3], [0, 4], [1, 3], [2, 4]]
+    assert net.decoder.expand.in_features == 4 + 5
+    z = torch.randn(4, 4)
+    told = torch.cat([z, net.design], dim=1)
+    batch = torch.arange(4)
+    expected = torch.nn.functional.pad(z, (0, 6)) + net.decoder(told, batch, None) + net.shift
+    torch.testing.assert_close(net.decode(z, batch), expected)

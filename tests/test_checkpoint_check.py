@@ -62,6 +62,8 @@ CONFIGS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda c: c["network"].update(n_hidden=0), "n_hidden of network is 0"),
     (lambda c: c["network"].update(n_features=-3), "n_features of network is -3"),
     (lambda c: c["network"].update(n_batches=10**9), "n_batches of network is 1000000000"),
+    (lambda c: c["network"].update(n_levels=0), "n_levels of network is 0"),
+    (lambda c: c["network"].pop("n_levels"), "network is not what it should be"),
     (lambda c: c["network"].update(dropout=-0.5), "dropout of network is -0.5"),
     (lambda c: c["network"].update(dropout="much"), "dropout of network is 'much'"),
     (lambda c: c["network"].update(more=1), "network is not what it should be"),
@@ -124,6 +126,8 @@ ARRAYS: list[tuple[Callable[[dict[str, NDArray[Any]]], Any], str]] = [
     (setting("sketch_batch", 2), "'sketch_batch' holds numbers beyond 0 to 1"),
     (setting("sketch_batch", -1), "'sketch_batch' holds numbers beyond 0 to 1"),
     (setting("sketch_cells", -1), "'sketch_cells' holds numbers"),
+    (setting("net.design", 0.5), "net.design.* is not zeros and ones"),
+    (setting("net.design", 0), "net.design.* is not zeros and ones"),
     (setting("labels.0", 3), "labels.0.* holds numbers beyond 0 to 2"),
 ]
 
@@ -200,4 +204,5 @@ def test_the_config_is_json_that_others_can_read(original: Path) -> None:
         "n_hidden": 4,
         "n_kinds": 2,
         "dropout": 0.1,
+        "n_levels": 2,
     }

@@ -316,3 +316,18 @@ def test_the_fingerprint_is_that_of_what_decides_the_embedding() -> None:
 def test_a_copied_folder_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     assert fingerprint(read(tmp_path / "copy")) == fingerprint(fitted())
+
+
+def test_a_model_of_several_covariates_comes_back_whole(tmp_path: Path) -> None:
+    x, _ = cells()
+    batch = np.column_stack([np.arange(60) % 3, np.arange(60) // 3 % 2]).astype(str)
+    model = CellNorm(n_latent=3, n_comps=5, n_hidden=4, n_steps=4, n_pairs=16, device="cpu").fit(x, batch)
+    grown = model.add_batch(x[:20] + 1, "later")
+    for name, one in (("m", model), ("grown", grown)):
+        one.save(tmp_path / name)
+        again = CellNorm.load(tmp_path / name, device="cpu")
+        assert again.batches_.tolist() == one.batches_.tolist()
+        assert (again.net_.design == one.net_.design).all()
+        assert (again.transform(x, batch) == model.transform(x, batch)).all()
+        z = again.transform(x, batch)
+        assert (again.inverse_transform(z, batch) == one.inverse_transform(z, batch)).all()

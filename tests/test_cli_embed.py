@@ -237,3 +237,22 @@ def test_names_from_files_do_not_reach_the_terminal_raw(march: Path) -> None:
     assert "exit 0" in result.stderr
     assert "\x1b" not in result.stdout + result.stderr
     assert "\nexit 0" not in result.stdout + result.stderr
+
+
+def test_a_model_of_two_columns_takes_the_same_two(atlas: Atlas, tmp_path: Path, few_steps: None) -> None:  # noqa: F811
+    cells = atlas.reference.copy()
+    cells.obs["day"] = np.arange(200) // 3 % 2
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    keys = ("-b", "batch", "-b", "day")
+    made = correct(tmp_path / "a.h5ad", *keys, "--save-model", tmp_path / "m")
+    assert made.exit_code == 0, made.stderr
+    assert "combinations of batch (2 values), day (2 values), whose effects are added up" in made.stderr
+    for options in ((), keys):
+        result = embed(tmp_path / "a.h5ad", "--model", tmp_path / "m", "-o", tmp_path / "b.h5ad", "-f", *options)
+        assert result.exit_code == 0, result.stderr
+        assert "'lab0 / 0' known (" in result.stderr
+        first, second = (ad.read_h5ad(tmp_path / name) for name in ("a.cellnorm.h5ad", "b.h5ad"))
+        np.testing.assert_array_equal(first.obsm["X_cellnorm"], second.obsm["X_cellnorm"])
+    refused = embed(tmp_path / "a.h5ad", "--model", tmp_path / "m", "-o", tmp_path / "c.h5ad", "-b", "day")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "'day' was asked for, but the batches of the model are made of 'batch', 'day'" in refused.stderr

@@ -684,3 +684,84 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(DataError, match=r"'tpu' is unknown.*auto, cpu, cuda or mps"):
         quick(device="tpu").fit(*integers())
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+
+def two_covariates(seed: int, n_cells: int = 900) -> tuple[NDArray[np.float32], pd.DataFrame, NDArray[np.int64]]:
+    """Six donors with four protocols, in uneven shares, whose effects add up; coordinates, covariates, types."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 5, n_cells)
+    donor = rng.integers(0, 6, n_cells)
+    shares = rng.dirichlet(np.ones(4), 6).cumsum(1)
+    protocol = (rng.random(n_cells)[:, None] > shares[donor]).sum(1).clip(max=3)
+    kind[(donor == 0) & (kind == 4)] = 0  # a donor without a type
+    x = 6 * rng.normal(size=(5, 20))[kind] + rng.normal(size=(n_cells, 20))
+    x += 2 * rng.normal(size=(6, 20))[donor] + 2 * rng.normal(size=(4, 20))[protocol]
+    return x.astype(np.float32), pd.DataFrame({"donor": donor, "protocol": protocol}), kind
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_covariates_are_corrected_together(seed: int) -> None:
+    x, table, kind = two_covariates(seed)
+    crossed = (table["donor"] * 10 + table["protocol"]).to_numpy()
+    options = {"n_comps": None, "n_latent": 15, "n_steps": 150, "n_pairs": 128}
+    found = {}
+    for name, batch in {"donor": table["donor"], "crossed": crossed, "both": table}.items():
+        z = quick(**options).fit_transform(x, batch)
+        mixed = [mixing_within(z, table[key].to_numpy(), kind) for key in table]
+        found[name] = (*mixed, purity(z, kind))
+    assert min(found["both"][:2]) > 0.9
+    assert found["both"][2] > 0.99
+    assert found["donor"][1] < 0.8 * found["both"][1]  # the other covariate stays
+    assert min(found["both"][:2]) > min(found["crossed"][:2]) - 0.03
+    assert found["both"][2] > found["crossed"][2] - 0.003
+
+
+def mixing_within(z: NDArray[Any], batch: NDArray[Any], kind: NDArray[Any]) -> float:
+    """Mixing among the cells of each type."""
+    return float(np.mean([mixing(z[kind == k], batch[kind == k]) for k in np.unique(kind)]))
+
+
+def test_each_donor_with_one_protocol() -> None:
+    x, table, kind = two_covariates(3)
+    x += 3 * np.random.default_rng(0).normal(size=(2, 20))[table["donor"] % 2].astype(np.float32)
+    nested = pd.DataFrame({"donor": table["donor"], "protocol": table["donor"] % 2})
+    model = quick(n_comps=None, n_latent=15, n_steps=150, n_pairs=128).fit(x, nested)
+    assert model.net_.design.shape == (6, 8)  # of rank 6 at most
+    z = model.transform(x, nested)
+    alone = quick(**model.get_params()).fit_transform(x, nested["donor"])
+    within = [mixing_within(one, table["donor"].to_numpy(), kind) for one in (z, alone)]
+    assert min(within) > 0.9  # the donors' effects and that of their protocol are one sum
+    assert within[0] > within[1] - 0.03
+    assert purity(z, kind) > 0.99
+
+
+def test_the_ways_to_give_covariates_are_one(data: Data) -> None:
+    X, batch, _ = data
+    day = np.arange(len(X)) // 3 % 2
+    plain = quick().fit_transform(X, batch)
+    for one in ([batch], batch[:, None], pd.DataFrame({"batch": batch})):
+        np.testing.assert_array_equal(quick().fit_transform(X, one), plain)
+    model = quick().fit(X, [batch, day])
+    z = model.transform(X, [batch, day])
+    table = pd.DataFrame({"batch": batch, "day": day})
+    np.testing.assert_array_equal(quick().fit_transform(X, table), z)
+    names = [f"{b} / {d}" for b, d in zip(batch, day, strict=True)]
+    np.testing.assert_array_equal(model.transform(X, names), z)
+    assert sorted(set(names)) == model.batches_.tolist()
+    assert model.counts_.sum() == len(X)
+    assert len(model.net_.design) == 6
+    constant = quick().fit_transform(X, [batch, np.zeros(len(X))])
+    np.testing.assert_array_equal(constant, plain)  # a covariate of one level says nothing
+
+
+def test_many_small_combinations_are_no_obstacle() -> None:
+    rng = np.random.default_rng(0)
+    donor, protocol = np.arange(1000) % 40, np.arange(1000) // 40 % 5
+    x = (rng.normal(size=(1000, 8)) + 10 * np.eye(2, 8)[rng.integers(0, 2, 1000)]).astype(np.float32)
+    x += rng.normal(size=(40, 8))[donor].astype(np.float32) + 2 * rng.normal(size=(5, 8))[protocol].astype(np.float32)
+    z = quick(n_comps=None, n_steps=60).fit_transform(x, [donor, protocol])
+    assert np.isfinite(z).all()
+    assert mixing(z, protocol) > 0.9 > mixing(x, protocol)

@@ -6,8 +6,9 @@ import torch
 from numpy.typing import NDArray
 
 from cellnorm import fitting
-from cellnorm.anchors import cosine, find_anchors
+from cellnorm.anchors import cosine, find_anchors, level_anchors
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.covariates import level_codes
 from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.training import TrainingConfig, encode
 
@@ -86,3 +87,33 @@ def test_one_seed_one_network_and_torch_keeps_its_state() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(encode(one, x, batch), encode(other, x, batch))
     assert (encode(fitted(1)[0], x, batch) != encode(one, x, batch)).any()
+
+
+def test_combinations_of_few_cells_share_the_least_of_their_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SKETCH_ALL", 1000)
+    monkeypatch.setattr(fitting, "SKETCH_LEAST", 18)
+    x, _ = cells(4000)
+    batch = np.arange(4000) % 200
+    for least, n_levels in ((18, None), (18, 400), (6, 60)):
+        chosen, _ = choose_sketch(x, batch, np.random.default_rng(0), n_levels)
+        assert np.bincount(batch[chosen]).tolist() == [least] * 200
+
+
+def test_two_covariates_are_fitted_together() -> None:
+    x, batch = cells()
+    other = np.arange(400) // 4 % 2
+    x[:, 2] += 3 * other
+    codes = 2 * batch + other
+    design = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]], np.float32)
+    anchors = level_anchors(cosine(x), level_codes(design)[codes], 10)
+    config = AutoencoderConfig(n_features=8, n_batches=4, n_latent=6, n_hidden=16, n_kinds=8, dropout=0.1, n_levels=4)
+    rng = np.random.default_rng(0)
+    net, _, _ = fit_network(x, codes, anchors, config, SETTINGS, "cpu", rng, design=design)
+    assert (net.design.numpy() == design).all()
+    shift = net.shift.numpy()
+    np.testing.assert_allclose(shift[3] - shift[2], shift[1] - shift[0], atol=1e-5)  # the effects add up
+    z = encode(net, x, codes)
+    for one, axis in ((batch, 1), (other, 2)):
+        assert shift[codes[one == 1], axis].mean() - shift[codes[one == 0], axis].mean() > 1
+        before, after = (np.linalg.norm(v[one == 1].mean(0) - v[one == 0].mean(0)) for v in (x, z))
+        assert after < 0.25 * before

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellnorm.kinds import MOST_KINDS, Kinds, _offsets, find_kinds, n_kinds
+from cellnorm.kinds import MOST_KINDS, Kinds, _offsets, _offsets_of_levels, find_kinds, n_kinds
 
 Cells = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
 
@@ -125,3 +125,50 @@ def test_the_same_seed_gives_the_same_kinds_and_the_input_stays() -> None:
 
 def test_how_many_kinds() -> None:
     assert [n_kinds(n) for n in (1, 90, 600, 10**6)] == [2, 3, 20, MOST_KINDS]
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+CROSSED = np.array([[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]], np.float32)
+
+
+@pytest.mark.parametrize("design", [CROSSED, CROSSED[[0, 3]], np.eye(4, dtype=np.float32)])
+def test_the_ridge_regression_is_on_levels(design: NDArray[np.float32]) -> None:
+    """Against the normal equations of one kind; of two columns that say the same, too."""
+    rng, n = np.random.default_rng(1), len(design)
+    z, batch = rng.normal(size=(80, 4)), np.arange(80) % n
+    member = rng.dirichlet(np.ones(3), 80)
+    centres, offsets, shares = _offsets_of_levels(z, member, batch, design.astype(float))
+    told = np.column_stack([np.ones(80), design[batch]])
+    for k in range(3):
+        gram = told.T @ (member[:, k, None] * told) + np.diag([0.0] + [1.0] * design.shape[1])
+        solved = np.linalg.solve(gram, told.T @ (member[:, k, None] * z))
+        np.testing.assert_allclose(centres[k], solved[0], atol=1e-8)
+        np.testing.assert_allclose(offsets[:, k], design @ solved[1:], atol=1e-8)
+    if n == design.shape[1] and (design.sum(1) == 1).all():
+        for found, expected in zip((centres, offsets, shares), _offsets(z, member, np.eye(4)[batch]), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_a_design_of_one_covariate_changes_no_bit() -> None:
+    z, batch, _ = cells(2.0)
+    plain = found(z, batch)
+    told = find_kinds(z, batch, 12, np.random.default_rng(0), np.eye(2, dtype=np.float32))
+    assert (plain.offsets == told.offsets).all()
+    assert (plain.centres == told.centres).all()
+
+
+def test_a_tiny_combination_has_the_offsets_of_its_levels() -> None:
+    rng = np.random.default_rng(0)
+    batch = np.repeat([0, 1, 2, 3], [500, 500, 500, 5])
+    type_ = rng.integers(0, 3, len(batch))
+    effect = CROSSED @ rng.normal(size=(4, 6)) * 2
+    z = (rng.normal(size=(len(batch), 6)) + (12 * np.eye(3, 6) - 4)[type_] + effect[batch]).astype(np.float32)
+
+    def missed(kinds: Kinds) -> float:
+        gap = (kinds.offsets[3] - kinds.offsets[0]) - (effect[3] - effect[0])
+        return float(np.linalg.norm(gap, axis=1).mean())
+
+    together = missed(find_kinds(z, batch, 6, np.random.default_rng(0), CROSSED))
+    assert together < 0.6
+    assert together < 0.6 * missed(find_kinds(z, batch, 6, np.random.default_rng(0)))

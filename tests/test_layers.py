@@ -1,6 +1,7 @@
 """Matched batch normalisation: what it finds, what it ignores, and where it does not trust itself."""
 
 import copy
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift, matched_spread
+from cellnorm.covariates import level_codes
+from cellnorm.layers import Levels, MatchedBatchNorm, Pairs, matched_shift, matched_spread
 
 SEEDS = st.integers(0, 10**6)
 
@@ -24,7 +26,7 @@ def pairs_of(left: list[int], right: list[int]) -> Pairs:
 
 
 def first_pairs(pairs: Pairs, n: int) -> Pairs:
-    return Pairs(*(part[:n] for part in pairs))
+    return Pairs(*(part[:n] for part in pairs[:3]))
 
 
 NO_PAIRS = pairs_of([], [])
@@ -112,7 +114,7 @@ def test_the_sides_and_the_order_of_the_pairs_do_not_matter(seed: int) -> None:
 def test_a_weight_counts_as_so_many_pairs(seed: int) -> None:
     x, batch, pairs = random_case(seed, n_pairs=12)
     times = torch.arange(12) % 3
-    repeated = Pairs(*(part.repeat_interleave(times) for part in pairs))
+    repeated = Pairs(*(part.repeat_interleave(times) for part in pairs[:3]))
     weighted = Pairs(pairs.left, pairs.right, times.float())
     for statistic in (matched_shift, matched_spread):
         torch.testing.assert_close(
@@ -167,7 +169,7 @@ def test_pairs_that_favour_one_type_do_no_harm() -> None:
     both = same_type_pairs(batch, kind, 400)
     of_first = kind[both.left] == 0
     few = torch.cumsum(~of_first, 0) <= 40
-    pairs = Pairs(*(part[of_first | few] for part in both))
+    pairs = Pairs(*(part[of_first | few] for part in both[:3]))
     found = differences(matched_shift(x, batch, pairs, 2))[1]
     assert (found - EFFECT[1]).norm() < 0.1 * EFFECT[1].norm()
 
@@ -400,7 +402,7 @@ def test_over_many_minibatches_both_statistics_agree() -> None:
     pairs = same_type_pairs(batch, kind, 100)
     for _ in range(300):
         chosen = torch.randperm(200, generator=rng)[:64]
-        norm(x, batch, Pairs(*(part[chosen] for part in pairs)))
+        norm(x, batch, Pairs(*(part[chosen] for part in pairs[:3])))
     trained = norm(x, batch, first_pairs(pairs, 200))
     assert (norm.eval()(x, batch) - trained).square().mean().sqrt() < 0.15
 
@@ -494,3 +496,96 @@ def test_parts_change_no_statistic() -> None:
     before = copy.deepcopy(norm.state_dict())
     norm.forward_parts(x, batch, torch.arange(60) % 2, pairs)
     assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+
+def levels_of(rows: list[list[int]]) -> Levels:
+    """Levels of each batch, numbered through all covariates."""
+    codes = torch.tensor(rows)
+    design = torch.zeros(len(rows), int(codes.max()) + 1).scatter_(1, codes, 1.0)
+    assert (level_codes(design.numpy()) == codes.numpy()).all()
+    return Levels(design, codes)
+
+
+CROSSED = levels_of([[d, 3 + p] for d in range(3) for p in range(2)])
+NESTED = levels_of([[0, 4], [1, 4], [2, 5], [3, 5]])
+
+
+@given(seed=SEEDS, crossed=st.booleans(), prior=st.floats(0.5, 50))
+def test_the_shifts_of_levels_are_the_ridge_solution(seed: int, crossed: bool, prior: float) -> None:
+    levels = CROSSED if crossed else NESTED
+    design, n = levels.design.double().numpy(), 40
+    x, batch, pairs = random_case(seed, len(design), 80, n)
+    n = len(pairs.left)
+    rows = design[batch[pairs.left]] - design[batch[pairs.right]]
+    system = np.vstack([rows, np.sqrt(2 * prior) * np.eye(design.shape[1])])
+    wanted = np.vstack([(x[pairs.left] - x[pairs.right]).numpy(), np.zeros((design.shape[1], 4))])
+    expected = design @ np.linalg.lstsq(system, wanted, rcond=None)[0]
+    found = matched_shift(x, batch, pairs._replace(levels=levels), len(design), prior)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_levels_that_are_the_batches_change_nothing() -> None:
+    x, batch, pairs = random_case(0)
+    same = pairs._replace(levels=levels_of([[0], [1], [2]]))
+    for statistic in (matched_shift, matched_spread):
+        torch.testing.assert_close(statistic(x, batch, same, 3), statistic(x, batch, pairs, 3))
+
+
+def additive(levels: Levels, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The effects of batches, which add up from those of their levels; and cells with them: x, batch, type."""
+    effect = levels.design @ torch.randn(levels.design.shape[1], 5, generator=generator(seed))
+    return effect, *typed_cells([[60, 60]] * len(effect), effect, seed)
+
+
+@pytest.mark.parametrize("levels", [CROSSED, NESTED], ids=["crossed", "nested"])
+def test_additive_effects_are_found(levels: Levels) -> None:
+    effect, x, batch, kind = additive(levels)
+    pairs = same_type_pairs(batch, kind, 400)._replace(levels=levels)
+    found = matched_shift(x, batch, pairs, len(effect))
+    torch.testing.assert_close(found - found.mean(0), effect - effect.mean(0), atol=0.15, rtol=0.1)
+
+
+def test_a_batch_without_a_pair_has_what_its_levels_have_elsewhere() -> None:
+    effect, x, batch, kind = additive(CROSSED)
+    pairs = same_type_pairs(batch, kind, 400)
+    known = (batch[pairs.left] != 5) & (batch[pairs.right] != 5)
+    pairs = Pairs(*(part[known] for part in pairs[:3]))
+    alone = matched_shift(x, batch, pairs, 6)
+    assert (alone[5] == 0).all()
+    found = matched_shift(x, batch, pairs._replace(levels=CROSSED), 6)
+    torch.testing.assert_close(found[5] - found[:5].mean(0), effect[5] - effect[:5].mean(0), atol=0.15, rtol=0.1)
+
+
+def test_the_spreads_of_levels_are_multiplied() -> None:
+    scale = torch.tensor([0.5, 1.0, 2.0, 0.7, 1.4])
+    batch = torch.arange(6).repeat_interleave(300)
+    factor = scale[CROSSED.codes].prod(1)
+    x = torch.randn(1800, 3, generator=generator(0)) * factor[batch, None]
+    pairs = same_type_pairs(batch, torch.zeros(1800).long(), 300)._replace(levels=CROSSED)
+    found = matched_spread(x, batch, pairs, 6).mean(1).log()
+    for low, high in ((0, 1), (2, 3), (4, 5)):  # another protocol of the same donor
+        assert found[high] - found[low] == pytest.approx(float(factor[high].log() - factor[low].log()), rel=0.25)
+    for low, high in ((0, 2), (2, 4), (1, 5)):  # another donor with the same protocol
+        assert found[high] - found[low] == pytest.approx(float(factor[high].log() - factor[low].log()), rel=0.25)
+
+
+@pytest.mark.parametrize("statistic", [matched_shift, matched_spread])
+def test_two_columns_that_say_the_same_are_one_up_to_the_ridge(statistic: Callable[..., Tensor]) -> None:
+    x, batch, pairs = random_case(1, n_cells=600, n_pairs=300)
+    x = x * torch.tensor([1.0, 1.3, 0.8])[batch, None] + batch[:, None]
+    twice = pairs._replace(levels=levels_of([[0, 3], [1, 4], [2, 5]]))
+    torch.testing.assert_close(statistic(x, batch, twice, 3), statistic(x, batch, pairs, 3), atol=0.06, rtol=0.05)
+
+
+def test_pairs_within_a_level_say_nothing_of_its_spread() -> None:
+    x, batch, pairs = random_case(2, n_batches=4, n_cells=80, n_pairs=60)
+    levels = levels_of([[0, 2], [0, 3], [1, 2], [1, 3]])
+    donor = levels.codes[batch, 0]
+    across = pairs.weight * (donor[pairs.left] != donor[pairs.right])
+    one = levels_of([[0], [0], [1], [1]])
+    found = matched_spread(x, batch, pairs._replace(levels=one), 4)
+    expected = matched_spread(x, donor, Pairs(pairs.left, pairs.right, across), 2)
+    torch.testing.assert_close(found, expected[[0, 0, 1, 1]])

@@ -118,6 +118,14 @@ def test_methods_are_those_of_this_run(adata: ad.AnnData, tmp_path: Path) -> Non
     assert "Büttner et al." not in body  # no kBET among these scores
 
 
+def test_methods_name_several_columns(adata: ad.AnnData, tmp_path: Path) -> None:
+    assert "sums of the effects" not in page(write(tmp_path / "r.html", adata)).text
+    adata.uns["cellnorm"]["batch_key"] = np.array(["batch", "cell_type"], dtype=object)
+    text = page(write(tmp_path / "s.html", adata, batch_key=["batch", "cell_type"])).text
+    assert "Batches are the combinations of batch, cell_type that occur" in text
+    assert "(batch × cell_type)" in text
+
+
 def test_methods_cite_where_the_kinds_are_from_though_there_is_no_lisi(adata: ad.AnnData, tmp_path: Path) -> None:
     scores = scores_of("X_pca", "X_cellnorm")
     text = page(write(tmp_path / "r.html", adata, scores=scores[~scores.index.str.contains("LISI")])).text

@@ -1,5 +1,6 @@
 """The batches of new cells: by which columns, known or new, under which name."""
 
+import copy
 import logging
 
 import anndata as ad
@@ -56,9 +57,26 @@ def test_known_batches_can_be_taken_for_new(atlas: Atlas) -> None:
 def test_crossed_columns(atlas: Atlas) -> None:
     query = atlas.query()
     query.obs["day"] = [1, 2] * 50
-    found = read_batches(query, atlas.model, ["batch", "day"])
-    assert found.names.tolist() == ["lab2 | 1", "lab2 | 2"]
+    found = read_batches(query, atlas.model, ["batch", "day"], as_new=True)
+    assert found.names.tolist() == ["lab2 / 1", "lab2 / 2"]
     assert found.key == ["batch", "day"]
+
+
+def test_the_columns_are_those_of_the_model(atlas: Atlas) -> None:
+    query = atlas.query()
+    query.obs["day"] = [1, 2] * 50
+    with pytest.raises(DataError, match=r"'batch', 'day' was asked for, but .* are made of 'batch'.*--as-new"):
+        read_batches(query, atlas.model, ["batch", "day"])
+    several = copy.copy(atlas.model)
+    several.input_ = {**atlas.model.input_, "batch_key": ["batch", "day"]}
+    several.batches_ = np.array(["lab2 / 1", "lab1 / 1"], object)
+    for key in (["day", "batch"], ["batch", "day"], None):
+        found = read_batches(query, several, key)
+        assert (found.names.tolist(), found.known.tolist()) == (["lab2 / 1", "lab2 / 2"], [True, False])
+        assert found.key == ["batch", "day"]
+    with pytest.raises(DataError, match=r"'day' was asked for, but .* are made of 'batch', 'day'"):
+        read_batches(query, several, "day")
+    assert read_batches(query, several, "day", as_new=True).names.tolist() == ["1", "2"]
 
 
 def test_one_cell_is_a_batch_and_a_hundred_barcodes_are_none(atlas: Atlas, caplog: pytest.LogCaptureFixture) -> None:

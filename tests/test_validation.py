@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm.errors import DataError
-from cellnorm.validation import check_matrix, choose_device, encode_labels
+from cellnorm.validation import check_matrix, choose_device, encode_labels, known_codes
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
@@ -21,11 +21,12 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=1
 
 @given(labels=st.lists(TEXT | st.integers(-3, 3), min_size=2, max_size=30).filter(lambda v: len(set(map(str, v))) > 1))
 def test_names_and_codes_give_the_labels_back(labels: list[Any]) -> None:
-    names, codes = encode_labels(np.array(labels, dtype=object), len(labels))
+    names, codes, design = encode_labels(np.array(labels, dtype=object), len(labels))
     assert names[codes].tolist() == [str(label) for label in labels]
     assert names.tolist() == sorted(set(map(str, labels)))
     assert codes.dtype == np.int64
     assert all(type(name) is str for name in names)
+    assert (design == np.eye(len(names))).all()
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, np.datetime64("NaT")], ids=repr)
@@ -103,3 +104,38 @@ def test_devices(cuda: bool, mps: bool, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(DataError, match=r"'tpu' is unknown\. Choose auto, cpu, cuda or mps"):
         choose_device("tpu")
+
+
+# -- several covariates ----------------------------------------------------------------------------------------------
+
+
+def test_combinations_are_batches() -> None:
+    names, codes, design = encode_labels([["b", "a", "b"], [1, 1, 2]], 3)
+    assert names.tolist() == ["a / 1", "b / 1", "b / 2"]
+    assert codes.tolist() == [1, 0, 2]
+    assert design.tolist() == [[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
+    for batch in ([["b", "a"], [2, 1]], ["b / 2", "a / 1"]):
+        assert known_codes(batch, names, 2).tolist() == [2, 0]
+    with pytest.raises(DataError, match="'a / 2' is unknown"):
+        known_codes([["a", "b"], [2, 2]], names, 2)
+
+
+def test_a_list_of_one_column_is_the_column() -> None:
+    names, codes, design = encode_labels([["b / c", "a", "a"]], 3)
+    assert names.tolist() == ["a", "b / c"]
+    assert codes.tolist() == [1, 0, 0]
+    assert (design == np.eye(2)).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (pd.DataFrame({"a": ["x", "y"], "b": [1.0, np.nan]}), "missing for 1 of 2"),
+        (pd.DataFrame(index=range(2)), "without columns"),
+        ([["x", "x"], [1, 1]], "at least two batches, found only 'x / 1'"),
+        (np.array([["x"], ["y"], ["z"]]), r"each of 2 cells, found an array of shape \(3,\)"),
+    ],
+)
+def test_columns_that_are_no_covariates(batch: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        encode_labels(batch, 2)

@@ -25,7 +25,7 @@ KEYS = {
     "format", "format_version", "versions", "normalisation", "input", "parameters", "network", "front", "n_features",
     "scale", "batches", "counts", "matched", "sizes", "labels", "genes", "weights", "checksum",
 }  # fmt: skip
-NETWORK = {"n_features", "n_batches", "n_latent", "n_hidden", "n_kinds"}
+NETWORK = {"n_features", "n_batches", "n_latent", "n_hidden", "n_kinds", "n_levels"}
 WEIGHTS = {"bytes", "sha256"}
 NEVER_ZERO = {"net.variance", "net.encoder.norm.spread", "net.decoder.norm.spread"}
 MAY_BE_NONE = {"n_added", "n_steps", "n_anchors"}
@@ -143,6 +143,9 @@ def faults(config: Config, arrays: Arrays) -> Iterator[str]:
             and not (values > 0 if name in NEVER_ZERO else values >= 0).all()
         ):
             yield f"the array {name!r} holds a negative value, or zero where none may be"
+    design = arrays["net.design"]
+    if not np.isin(design, (0, 1)).all() or not design.any(axis=1).all():
+        yield "the array 'net.design' is not zeros and ones with a level for each batch"
     below = {**dict.fromkeys(("sketch_batch", "added_batch"), len(config["batches"])), "sketch_cells": 2**62}
     below |= {f"labels.{i}": len(names) for i, names in enumerate(config["labels"].values())}
     for name, end in below.items():

@@ -46,7 +46,7 @@ class Page(NamedTuple):
 @output_option("INPUT.cellnorm.h5ad")
 @batch_key_option(
     "Column of the cell table (obs) that says which experiment a cell is from, such as donor or batch. "
-    "Give the option again to combine columns: each combination is then one batch."
+    "Give the option again for a second column, such as protocol: the effects of both are taken away, and added up."
 )
 @click.option("--layer", metavar="NAME", help="Layer that holds the counts. Left out: they are looked for.")
 @click.option(
@@ -127,6 +127,7 @@ def correct(
     Examples:
         cellnorm correct cells.h5ad
         cellnorm correct cells.h5ad --batch-key donor --umap
+        cellnorm correct cells.h5ad --batch-key donor --batch-key protocol
         cellnorm correct cells.h5ad --report report.html --label-key cell_type
         cellnorm correct cells.h5ad --expression
         cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad

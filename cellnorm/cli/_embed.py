@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 )
 @output_option("NEW.cellnorm.h5ad")
 @batch_key_option(
-    "Column of the cell table (obs) that says which experiment a cell is from; give the option again to combine "
-    "columns. Left out: as in the model's training; if there is no such column, all cells are one new batch."
+    "Column of the cell table (obs) that says which experiment a cell is from; for a model of several, give the option "
+    "again. Left out: as in the model's training; if there is no such column, all cells are one new batch."
 )
 @click.option("--frozen", is_flag=True, help="Give new batches the statistics shared by all, not their own.")
 @click.option("--as-new", is_flag=True, help="Take batches for new even if the model knows one of the same name.")

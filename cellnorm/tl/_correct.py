@@ -63,7 +63,9 @@ def correct(
     adata
         Cells x genes, with counts or log-normalised values in X, layers['counts'] or raw.X.
     batch_key
-        Column of obs that tells experiments apart, or several, which are crossed. Any type of labels.
+        Column of obs that tells experiments apart, any type of labels. Several, as ["donor", "protocol"]: batches are
+        the combinations that occur, and what a batch adds is the sum of what its donor and its protocol add, so that
+        small combinations do no harm. To let each combination have an effect of its own, cross them in a column.
     layer
         Use this layer instead of the matrix that would be found.
     mask_var
@@ -115,7 +117,8 @@ def correct(
     result_keys(key_added)
     _check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
     choose_device(params.get("device", "auto"))  # before any long work
-    labels = batch_labels(adata, batch_key)
+    covariates = _covariates(adata, [batch_key] if isinstance(batch_key, str) else batch_key)
+    labels = batch_labels(adata, keys := list(covariates))
     of_cells = _labels_to_keep(adata, label_key, save_model, force=force)
     start = time.perf_counter()
     genes: NDArray[Any] = np.empty(0, dtype=object)
@@ -130,10 +133,9 @@ def correct(
         _warn_of_empty(X)
     seconds = {"prepare": time.perf_counter() - start}
     logger.info("using %s in %s: %d columns, %d batches", kind, source, X.shape[1], len(np.unique(labels)))
-    _warn_of_small(labels)
+    _warn_of_small(covariates)
     model = CellNorm(**params)
-    embedding = model.fit_transform(X, labels, progress=progress)
-    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
+    embedding = model.fit_transform(X, list(covariates.values()), progress=progress)
     model.input_ = {"kind": kind, "batch_key": keys, "use_rep": use_rep}
     model.labels_ = {column: values[model.sketch_cells_] for column, values in of_cells.items()}
     if len(genes):
@@ -213,15 +215,25 @@ def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: An
             )
 
 
-def _warn_of_small(labels: NDArray[Any]) -> None:
-    """Say which batches are too small to have statistics of their own."""
-    names, n_cells = np.unique(labels, return_counts=True)
-    if (small := n_cells < SMALL_BATCH).any():
-        logger.warning(
-            "Corrected with the statistics of all batches, since they have fewer than %d cells: %s.",
-            SMALL_BATCH,
-            listed(f"{name} ({n})" for name, n in zip(names[small], n_cells[small], strict=True)),
-        )
+def _covariates(adata: AnnData, keys: Sequence[str]) -> dict[str, NDArray[np.object_]]:
+    """Labels of each cell in each of the columns that tell batches apart."""
+    found = {key: batch_labels(adata, key, several=False) for key in keys}
+    if len(found) > 1:
+        sizes = [f"{key} ({len(set(labels))} values)" for key, labels in found.items()]
+        logger.info("batches: combinations of %s, whose effects are added up", ", ".join(sizes))
+    return found
+
+
+def _warn_of_small(covariates: dict[str, NDArray[np.object_]]) -> None:
+    """Say which batches, or levels that batches are made of, are too small to have statistics of their own."""
+    for labels in covariates.values():
+        names, n_cells = np.unique(labels, return_counts=True)
+        if (small := n_cells < SMALL_BATCH).any():
+            logger.warning(
+                "Corrected with the statistics of all batches, since they have fewer than %d cells: %s.",
+                SMALL_BATCH,
+                listed(f"{name} ({n})" for name, n in zip(names[small], n_cells[small], strict=True)),
+            )
 
 
 def _warn_of_empty(X: Any) -> None:

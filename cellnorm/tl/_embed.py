@@ -49,8 +49,9 @@ def embed(
     model
         A model, or the folder that `cellnorm.tl.correct` or `CellNorm.save` wrote it to.
     batch_key
-        Column of obs that tells experiments apart, or several, which are crossed. None: as in the model's training if
-        obs has these columns, else all cells are one new batch.
+        Column of obs that tells experiments apart, or several, if the model was made with these: a combination that it
+        knows has its statistics, a new one is a new batch. None: as in the model's training if obs has these columns,
+        else all cells are one new batch.
     layer
         Use this layer instead of the matrix that would be found.
     use_rep

@@ -78,10 +78,13 @@ def read_batches(
     Raises
     ------
     DataError
-        If a column is missing or holds missing values, or names cells instead of experiments.
+        If a column is missing or holds missing values, or names cells instead of experiments; if columns are asked for
+        whose combinations the model cannot know by name.
     """
     taken = {str(name) for name in model.batches_}
     key = _key(adata, model, batch_key)
+    if not as_new:
+        key = _as_trained(key, model)
     if not key:
         name = _free(batch_name, taken)
         logger.info("batches: all %d cells are one new batch, %s", adata.n_obs, listed([name]))
@@ -119,6 +122,19 @@ def _key(adata: AnnData, model: CellNorm, batch_key: str | Sequence[str] | None)
         return []
     logger.info("if the cells are of several batches, name their column with --batch-key (%r may be it)", guess)
     return []
+
+
+def _as_trained(key: list[str], model: CellNorm) -> list[str]:
+    """The columns in the order of the model's, whose names of batches are made of them if there are several."""
+    own = [str(name) for name in model.input_.get("batch_key", [])]
+    if not key or not own or len(key) == len(own) == 1:
+        return key
+    if set(key) != set(own):
+        raise DataError(
+            f"batch_key {listed(key)} was asked for, but the batches of the model are made of {listed(own)}. Name "
+            "these columns, or take all batches for new: --as-new (in Python: as_new=True)."
+        )
+    return own
 
 
 def _free(name: str, taken: set[str]) -> str:

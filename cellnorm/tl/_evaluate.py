@@ -54,7 +54,8 @@ def evaluate(
     adata
         Cells x genes, with embeddings in obsm.
     batch_key
-        Column of obs that tells experiments apart, or several, which are crossed.
+        Column of obs that tells experiments apart, or several, which are crossed. After a correction for several
+        columns, one at a time says which of them are mixed; combinations of few cells say little.
     label_key
         Column of obs with cell types. Cells without one are left out of the scores that need types. None: these
         scores are left out.
