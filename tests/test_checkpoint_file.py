@@ -159,6 +159,12 @@ def test_a_newer_format_says_so(folder: Path) -> None:
         read(folder, DEFAULTS)
 
 
+def test_an_older_format_says_so(folder: Path) -> None:
+    reseal(folder, lambda c: c.update(format_version=VERSION - 1))
+    with pytest.raises(DataError, match=rf"of format {VERSION - 1}, .* reads format {VERSION}\. Fit and save it again"):
+        read(folder, DEFAULTS)
+
+
 @pytest.mark.parametrize("found", [0, -1, True, 1.0, "1", None, [], 10**400])
 def test_a_format_that_never_was(folder: Path, found: Any) -> None:
     reseal(folder, lambda c: c.update(format_version=found))

@@ -25,7 +25,7 @@ from cellnorm.output import reason
 
 __all__ = ["CONFIG", "FORMAT", "VERSION", "WEIGHTS", "looks_like", "read", "sealed"]
 
-FORMAT, VERSION = "cellnorm-model", 1
+FORMAT, VERSION = "cellnorm-model", 2
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 MOST_CONFIG = 2**26  # bytes, far above any real one; below what would trouble a machine that is asked to read it
 TYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
@@ -134,6 +134,8 @@ def _parsed(content: bytes) -> Config:
     found = config.get("format_version")
     if type(found) is int and found > VERSION:
         raise DataError(f"it is of format {found!r:.20}, and this cellnorm reads format {VERSION}. Update cellnorm.")
+    if type(found) is int and 0 < found < VERSION:
+        raise DataError(f"it is of format {found}, and this cellnorm reads format {VERSION}. Fit and save it again.")
     if found != VERSION or type(found) is not int:
         raise _damaged(CONFIG, f"there is no format {found!r:.40}")
     if config.get("checksum") != _checksum(config) or again != content:
