@@ -73,6 +73,10 @@ class Alarm:
             verdict, reason = worst(verdict, "look"), found if verdict == "good" else f"{reason}; {found}"
         return replace(self, verdict=verdict, reason=reason, null_moved=moved, null_separated=separated)
 
+    def unchanged(self, why: str) -> Alarm:
+        """The same where nothing was corrected, which is said first."""
+        return replace(self, reason=f"{why}, and nothing was changed; {self.reason}")
+
     def to_dict(self) -> dict[str, Any]:
         """Everything by name."""
         return asdict(self)

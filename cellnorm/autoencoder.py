@@ -95,6 +95,7 @@ class Autoencoder(nn.Module):
     variance: Tensor
     axes: Tensor
     axes_inverse: Tensor
+    strength: Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -107,6 +108,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("variance", torch.ones(1))
         self.register_buffer("axes", torch.eye(config.n_latent))
         self.register_buffer("axes_inverse", torch.eye(config.n_latent))
+        self.register_buffer("strength", torch.ones(1))
         self.encoder = Block(config.n_features, config.n_latent, config)
         self.decoder = Block(config.n_latent + config.n_levels, config.n_features, config)
 
@@ -141,9 +143,14 @@ class Autoencoder(nn.Module):
         self.axes.copy_(torch.from_numpy(axes))
         self.axes_inverse.copy_(torch.from_numpy(inverse))
 
-    def embed(self, x: Tensor, batch: Tensor) -> Tensor:
-        """The encoding in the final frame, shape (n_cells, n_latent): what a user sees."""
-        return self.place(self.encode(x, batch), batch)
+    def embed(self, x: Tensor, batch: Tensor, strength: float | None = None) -> Tensor:
+        """The encoding in the final frame, at its strength, shape (n_cells, n_latent): what a user sees."""
+        return self.mixed(x, self.place(self.encode(x, batch), batch), strength)
+
+    def mixed(self, x: Tensor, placed: Tensor, strength: float | None = None) -> Tensor:
+        """Between the features as they are (strength 0) and where the final frame has them (1); None: the network's."""
+        share = self.strength if strength is None else torch.full_like(self.strength, strength)
+        return placed if share == 1 else (1 - share) * resize(x, self.config.n_latent) + share * placed
 
     def place(self, z: Tensor, batch: Tensor) -> Tensor:
         """Put encodings into the final frame."""
@@ -163,7 +170,18 @@ class Autoencoder(nn.Module):
         return torch.softmax(self.shares.clamp_min(LEAST_SHARE).log()[batch] - squared / (2 * self.variance), dim=1)
 
     def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
-        """The encoding in the given batches that belongs to an embedding."""
+        """The encoding in the given batches that belongs to an embedding.
+
+        Below full strength a part of the embedding is the features themselves, for which the decoder stands: that
+        encoding is found which would be embedded there, by Newton's steps with the slope of the linear part.
+        """
+        if self.strength != 1:
+            slope = (1 - self.strength) * torch.eye(len(self.axes)).to(self.axes) + self.strength * self.axes
+            inverse = torch.linalg.inv(slope)
+            found: Tensor = z @ inverse
+            for _ in range(INVERSE_ROUNDS):
+                found = found + (z - self.mixed(self.decode(found, batch), self.place(found, batch))) @ inverse
+            return found
         placed = z @ self.axes_inverse
         z = placed
         for _ in range(INVERSE_ROUNDS):
@@ -171,7 +189,7 @@ class Autoencoder(nn.Module):
         return z
 
     def unembed_evenly(self, z: Tensor, batch: Tensor) -> Tensor:
-        """As `unembed`, with the mean offset of a batch in all its cells: batches differ by the same for all kinds."""
+        """As `unembed` at full strength, with the mean offset of a batch in all its cells, whatever their kinds."""
         mean = (self.shares[:, :, None] * self.offsets).sum(1)
         return z @ self.axes_inverse + mean[batch]
 

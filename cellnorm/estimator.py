@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any, Self
 
 import numpy as np
@@ -21,8 +20,9 @@ from cellnorm.determinism import one_thread
 from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
 from cellnorm.kinds import n_kinds
-from cellnorm.training import Progress, TrainingConfig, decode, encode, stage
-from cellnorm.validation import check_matrix, check_width, choose_device, encode_labels, known_codes
+from cellnorm.strength import Strength, choose_strength
+from cellnorm.training import Progress, TrainingConfig, encode, stage
+from cellnorm.validation import check_matrix, check_strength, check_width, choose_device, encode_labels, known_codes
 
 __all__ = ["CellNorm"]
 
@@ -36,7 +36,10 @@ class CellNorm(BaseEstimator):
     Parameters
     ----------
     n_latent
-        Dimensions of the embedding.
+        Dimensions of the embedding, which is in the coordinates of the first principal components.
+    strength
+        How strongly to correct: 0 gives the principal components as they are, 1 the full correction. None: as the data
+        ask for, 0 if batches explain no more than chance; see `cellnorm.strength`.
     n_comps
         Principal components that the network sees; None: X is a low-dimensional representation already.
     n_neighbors
@@ -72,6 +75,8 @@ class CellNorm(BaseEstimator):
         The LinearFront, or None with n_comps=None.
     net_
         The Autoencoder, in evaluation mode.
+    evidence_
+        The strength of the correction and why it is this, see `cellnorm.strength.Strength`.
     sketch_, sketch_batch_, sketch_cells_
         The cells that the network learnt from: components over `scale_` (n_sketch, n_comps), batches, rows of X.
     added_, added_batch_
@@ -79,7 +84,7 @@ class CellNorm(BaseEstimator):
     history_
         Loss terms of every step.
     seconds_
-        Seconds per stage: pca, anchors, train, encode, check.
+        Seconds per stage: pca, anchors, strength, train, encode, check.
 
     Examples
     --------
@@ -96,7 +101,8 @@ class CellNorm(BaseEstimator):
     def __init__(
         self,
         *,
-        n_latent: int = 30,
+        n_latent: int = 50,
+        strength: float | None = None,
         n_comps: int | None = 50,
         n_neighbors: int = 20,
         n_steps: int = 600,
@@ -111,6 +117,7 @@ class CellNorm(BaseEstimator):
         random_state: int = 0,
     ) -> None:
         self.n_latent = n_latent
+        self.strength = strength
         self.n_comps = n_comps
         self.n_neighbors = n_neighbors
         self.n_steps = n_steps
@@ -142,9 +149,10 @@ class CellNorm(BaseEstimator):
         Raises
         ------
         DataError
-            One batch only, a missing batch label, NaN or infinite values, fewer cells than latent dimensions, or a
-            device that is not there.
+            One batch only, a missing batch label, NaN or infinite values, fewer cells than latent dimensions, a
+            strength that is not from 0 to 1, or a device that is not there.
         """
+        check_strength(self.strength)
         names, codes, design = encode_labels(batch, X.shape[0])
         self.device_ = choose_device(self.device)
         check_matrix(X, self.n_latent)
@@ -165,12 +173,20 @@ class CellNorm(BaseEstimator):
                 levels = level_codes(design)[self.sketch_batch_]
                 anchors = level_anchors(cosine(self.sketch_), levels, self.n_neighbors)
                 told = find_counterparts(self.sketch_, self.sketch_batch_, anchors, self.n_neighbors, rng)
-            start = time.perf_counter()
-            self._train(told, told.keep(anchors), design, rng, progress)
-            self.seconds_["train"] = time.perf_counter() - start
+            with stage("strength", self.seconds_, progress):
+                given = None if self.strength is None else Strength(float(self.strength))
+                self.evidence_ = given or choose_strength(self.sketch_, self.sketch_batch_, self.random_state)
+            with stage("train", self.seconds_):
+                self._train(told, told.keep(anchors), design, progress, rng)
+            self.net_.strength.fill_(self.strength_)
         return self
 
-    def transform(self, X: Any, batch: Any = None) -> NDArray[np.float32]:
+    @property
+    def strength_(self) -> float:
+        """How strongly the fitted model corrects, from 0 to 1."""
+        return self.evidence_.value
+
+    def transform(self, X: Any, batch: Any = None, *, strength: float | None = None) -> NDArray[np.float32]:
         """Embed cells with the frozen statistics of their batches; a cell's answer does not depend on its companions.
 
         Parameters
@@ -181,6 +197,8 @@ class CellNorm(BaseEstimator):
             Batch of each cell, each one of `batches_`, or covariates as in `fit`. None: each cell is taken for one of
             the batch whose cells, as measured, it resembles most (that of its nearest neighbour among the cells on
             which anchors were found).
+        strength
+            Another than the model's `strength_`, from 0, the principal components to the bit, to 1; no new training.
 
         Returns
         -------
@@ -189,9 +207,9 @@ class CellNorm(BaseEstimator):
         Raises
         ------
         DataError
-            An unknown batch, another number of genes, NaN or infinite values.
+            An unknown batch, another number of genes, NaN or infinite values, a strength that is not from 0 to 1.
         """
-        return self._embed(X, batch, None)
+        return self._embed(X, batch, None, strength)
 
     def fit_transform(self, X: Any, batch: Any, *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Fit, then embed the same cells: shape (n_cells, n_latent), in the units of the principal components.
@@ -207,30 +225,8 @@ class CellNorm(BaseEstimator):
         """
         return self.fit(X, batch, progress=progress)._embed(X, batch, progress)
 
-    def inverse_transform(self, Z: Any, batch: Any = None) -> NDArray[np.float32]:
-        """Expression that belongs to embedded cells, as one batch would show it.
-
-        Parameters
-        ----------
-        Z
-            Embedding, shape (n_cells, n_latent).
-        batch
-            The batch whose frame is wanted, per cell; None: the largest batch for all, to make them comparable.
-
-        Returns
-        -------
-        Expression, shape (n_cells, n_genes), or the representation itself with n_comps=None.
-        """
-        check_is_fitted(self, "net_")
-        z = np.asarray(Z, np.float32) / self.scale_
-        check_width(z, self.n_latent)
-        codes = np.full(len(z), reuse.largest_batch(self)) if batch is None else self._codes(batch, z)
-        with one_thread():
-            pcs = decode(self.net_, z, codes) * self.scale_
-            return pcs if self.front_ is None else self.front_.lift(pcs)
-
     # What a fitted model is used for later; documented where it is written.
-    check, add_batch = reuse.check, reuse.add_batch
+    check, add_batch, inverse_transform = reuse.check, reuse.add_batch, reuse.inverse_transform
     reference_embedding, stability_bound = reuse.reference_embedding, reuse.stability_bound
     save = checkpoint.save
 
@@ -254,12 +250,7 @@ class CellNorm(BaseEstimator):
         return model
 
     def _train(
-        self,
-        told: Counterparts,
-        anchors: Anchors,
-        design: NDArray[np.float32],
-        rng: np.random.Generator,
-        progress: Progress | None,
+        self, told: Counterparts, anchors: Anchors, design: NDArray[np.float32], progress: Progress | None, rng: Any
     ) -> None:
         x, batch = self.sketch_, self.sketch_batch_
         settings = TrainingConfig(
@@ -278,13 +269,21 @@ class CellNorm(BaseEstimator):
         self.net_, anchors, self.history_ = found
         self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
 
-    def _embed(self, X: Any, batch: Any, progress: Progress | None) -> NDArray[np.float32]:
+    def _embed(
+        self, X: Any, batch: Any, progress: Progress | None, strength: float | None = None
+    ) -> NDArray[np.float32]:
         check_is_fitted(self, "net_")
+        check_strength(strength)
         check_matrix(X, 0)
         check_width(X, self.n_features_in_)
         with stage("encode", self.seconds_, progress), one_thread():
-            pcs = self._features(X) / self.scale_
-            return encode(self.net_, pcs, self._codes(batch, pcs)) * self.scale_
+            features = self._features(X)
+            pcs = features / self.scale_
+            z = encode(self.net_, pcs, self._codes(batch, pcs), strength=strength) * self.scale_
+            if (self.strength_ if strength is None else strength) == 0:  # which dividing and multiplying would round
+                width = min(z.shape[1], features.shape[1])
+                z[:, :width] = features[:, :width]
+            return z
 
     def _features(self, X: Any) -> NDArray[np.float32]:
         if self.front_ is not None:

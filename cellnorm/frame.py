@@ -1,4 +1,4 @@
-"""The axes of the final frame: an embedding's principal axes, shrunk to their signal."""
+"""The axes of the final frame: an embedding shrunk along its principal axes, each to its signal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def signal_share(z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np
 
 
 def signal_axes(z: NDArray[np.float32], batch: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn an embedding to its principal axes and shrink each by its share of signal, as Wiener (1949) filters.
+    """Shrink an embedding along its principal axes, each by its share of signal, as Wiener (1949) filters.
+
+    The map is symmetric, R diag(share) R^T with the principal axes R: the embedding stays in the coordinates that it
+    has, those of the principal components, and can be mixed with these.
 
     Returns
     -------
@@ -62,7 +65,5 @@ def signal_axes(z: NDArray[np.float32], batch: NDArray[np.int64]) -> tuple[NDArr
     """
     centred = z.astype(np.float64) - z.mean(0, dtype=np.float64)
     _, rotation = np.linalg.eigh(centred.T @ centred)
-    rotation = rotation[:, ::-1]
-    rotation *= np.sign(rotation[np.abs(rotation).argmax(0), np.arange(rotation.shape[1])])
     weight = np.maximum(signal_share((centred @ rotation).astype(np.float32), batch), LEAST)
-    return rotation * weight, (rotation / weight).T
+    return (rotation * weight) @ rotation.T, (rotation / weight) @ rotation.T

@@ -122,7 +122,10 @@ def add_batch(
         grown = shared_batch(net)
         if not len(x):
             return Mapping(grown, 0)
-        return Mapping(grown, _match(grown, sketch, sketch_batch, _different(x, rng), n_neighbors))
+        grown.strength.fill_(1)  # matches are found where batches lie on each other, however little of it is wanted
+        n_matched = _match(grown, sketch, sketch_batch, _different(x, rng), n_neighbors)
+        grown.strength.copy_(net.strength)
+        return Mapping(grown, n_matched)
 
 
 def shared_batch(net: Autoencoder) -> Autoencoder:

@@ -59,7 +59,7 @@ def null_check(
         as_one = net.embed(cells, codes).cpu().numpy()
         pairs = all_pairs(anchors, device)
         as_parts = net.encode_parts(cells, codes, torch.from_numpy(half).to(device), pairs)
-        as_two = net.place(as_parts, codes).cpu().numpy()
+        as_two = net.mixed(cells, net.place(as_parts, codes)).cpu().numpy()
     moved = np.median(np.linalg.norm(as_two - as_one, axis=1))
     unit = np.sqrt(within_batch_distance(as_one, np.zeros(len(x), np.int64)))
     first = np.flatnonzero(half == 0), np.flatnonzero(half == 1)

@@ -20,10 +20,10 @@ from cellnorm.errors import DataError
 from cellnorm.fitting import SKETCH_BATCH
 from cellnorm.null import null_check
 from cellnorm.stability import Bound, lipschitz
-from cellnorm.training import Progress, encode, stage
-from cellnorm.validation import check_matrix, check_width
+from cellnorm.training import Progress, decode, encode, stage
+from cellnorm.validation import check_matrix, check_width, known_codes
 
-__all__ = ["add_batch", "check", "largest_batch", "reference_embedding", "stability_bound"]
+__all__ = ["add_batch", "check", "inverse_transform", "largest_batch", "reference_embedding", "stability_bound"]
 
 
 def check(model: Any, *, progress: Progress | None = None) -> Alarm:
@@ -47,12 +47,45 @@ def check(model: Any, *, progress: Progress | None = None) -> Alarm:
         settings = {"n_neighbors": model.n_neighbors, "random_state": model.random_state}
         found = judge(x, encode(model.net_, x, batch), model.batches_[batch], **settings)
         rng = np.random.default_rng(model.random_state)
-        return found.with_null(*null_check(model.net_, x[batch == largest], largest, model.n_neighbors, rng))
+        found = found.with_null(*null_check(model.net_, x[batch == largest], largest, model.n_neighbors, rng))
+    if model.strength_ > 0:
+        return found
+    return found.unchanged("strength 0 was asked for" if model.strength == 0 else "no batch effect was found")
 
 
 def largest_batch(model: Any) -> int:
     """Number of the largest batch that the model learnt from; those added later have no cells in the sketch."""
     return int(model.counts_[: int(model.sketch_batch_.max()) + 1].argmax())
+
+
+def inverse_transform(model: Any, Z: Any, batch: Any = None) -> NDArray[np.float32]:
+    """Expression that belongs to embedded cells, as one batch would show it.
+
+    Parameters
+    ----------
+    model
+        A fitted CellNorm.
+    Z
+        Embedding at the model's strength, shape (n_cells, n_latent).
+    batch
+        The batch whose frame is wanted, per cell; None: the largest batch for all, to make them comparable.
+
+    Returns
+    -------
+    Expression, shape (n_cells, n_genes), or the representation itself with n_comps=None.
+
+    Raises
+    ------
+    DataError
+        Another width than n_latent, or an unknown batch.
+    """
+    check_is_fitted(model, "net_")
+    z = np.asarray(Z, np.float32) / model.scale_
+    check_width(z, model.n_latent)
+    codes = np.full(len(z), largest_batch(model)) if batch is None else known_codes(batch, model.batches_, len(z))
+    with one_thread():
+        pcs = decode(model.net_, z, codes) * model.scale_
+        return np.asarray(pcs) if model.front_ is None else np.asarray(model.front_.lift(pcs))
 
 
 def add_batch(model: Any, X: Any, name: str, *, frozen: bool = False) -> Any:
@@ -110,13 +143,15 @@ def add_batch(model: Any, X: Any, name: str, *, frozen: bool = False) -> Any:
     return grown
 
 
-def reference_embedding(model: Any) -> NDArray[np.float32]:
+def reference_embedding(model: Any, *, strength: float | None = None) -> NDArray[np.float32]:
     """Embedding of the cells that the network learnt from, as `transform` gives it.
 
     Parameters
     ----------
     model
         A fitted CellNorm.
+    strength
+        Another than that of the model.
 
     Returns
     -------
@@ -124,7 +159,8 @@ def reference_embedding(model: Any) -> NDArray[np.float32]:
     """
     check_is_fitted(model, "net_")
     with one_thread():
-        return np.asarray(encode(model.net_, model.sketch_, model.sketch_batch_) * model.scale_)
+        z = encode(model.net_, model.sketch_, model.sketch_batch_, strength=strength)
+        return np.asarray(z * model.scale_)
 
 
 def stability_bound(model: Any) -> Bound:

@@ -21,7 +21,8 @@ from cellnorm.layers import Levels, Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
 from cellnorm.sampling import Minibatch, minibatches
 
-__all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "decode", "encode", "stage", "train"]
+__all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "at_full_strength", "decode", "encode", "stage"]
+__all__ += ["train"]
 
 Progress = Callable[[str, int, int, float | None], None]
 TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
@@ -154,9 +155,18 @@ def loss_terms(
     )
 
 
-def encode(net: Autoencoder, x: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Embed cells with frozen statistics, in chunks; shape (n_cells, n_latent)."""
-    return _apply(net, net.embed, x, batch, net.config.n_latent)
+def encode(
+    net: Autoencoder, x: NDArray[np.float32], batch: NDArray[np.int64], *, strength: float | None = None
+) -> NDArray[np.float32]:
+    """Embed cells with frozen statistics, in chunks; shape (n_cells, n_latent). `strength`: None for the network's."""
+    return _apply(net, lambda x, b: net.embed(x, b, strength), x, batch, net.config.n_latent)
+
+
+def at_full_strength(net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Where cells embedded at the network's strength would be at full strength, in chunks; as they are if it is 1."""
+    if net.strength == 1:
+        return z
+    return _apply(net, lambda z, b: net.place(net.unembed(z, b), b), z, batch, net.config.n_latent)
 
 
 def decode(
@@ -164,7 +174,7 @@ def decode(
 ) -> NDArray[np.float32]:
     """Features of embedded cells as the given batches would show them, in chunks; shape (n_cells, n_features).
 
-    `evenly`: with the mean offset of each batch, whatever the kind of a cell.
+    `evenly`: with the mean offset of each batch, whatever the kind of a cell, and `z` at full strength.
     """
     back = net.unembed_evenly if evenly else net.unembed
     return _apply(net, lambda z, b: net.decode(back(z, b), b), z, batch, net.config.n_features)

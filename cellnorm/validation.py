@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cellnorm.covariates import columns_of, design_of, joined
 from cellnorm.errors import DataError
 
-__all__ = ["check_matrix", "check_width", "choose_device", "encode_labels", "known_codes"]
+__all__ = ["check_matrix", "check_strength", "check_width", "choose_device", "encode_labels", "known_codes"]
 
 
 def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float32]]:
@@ -105,6 +105,19 @@ def choose_device(device: str) -> str:
     if not there[device]:
         raise DataError(f"Device {device!r} was asked for and is not there. Choose auto or cpu.")
     return device
+
+
+def check_strength(strength: Any) -> None:
+    """Refuse a strength that is no number from 0 to 1; None leaves the choice to others."""
+    try:
+        known = strength is None or 0 <= float(strength) <= 1
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise DataError(
+            f"A strength of {strength!r:.80} was asked for. Give a number from 0 (the principal components as they "
+            "are) to 1 (the full correction), or leave it out to have it chosen from the data."
+        )
 
 
 def check_width(x: Any, width: int) -> None:

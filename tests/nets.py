@@ -26,16 +26,19 @@ def some_net(
     n_kinds: int = 3,
     apart: float = 1.0,
     width: float = 1.0,
+    strength: float = 1.0,
 ) -> Autoencoder:
     """A network with random weights and statistics, in 64 bits; its kinds have that distance and that variance."""
     torch.manual_seed(seed)
     config = AutoencoderConfig(n_features, n_batches, n_latent, n_hidden, n_kinds, 0.1)
     net = Autoencoder(config).double().eval()
     with torch.no_grad():
-        for values in net.state_dict().values():
-            values.copy_(torch.randn_like(values))
+        for name, values in net.state_dict().items():
+            if name != "strength":
+                values.copy_(torch.randn_like(values))
         net.encoder.norm.spread.copy_(0.3 + torch.rand_like(net.encoder.norm.spread))
         net.encoder.norm.var.copy_(0.3 + torch.rand_like(net.encoder.norm.var))
+        net.strength.fill_(strength)
     rng = np.random.default_rng(seed)
     centres = apart * rng.normal(size=(n_kinds, n_latent))
     offsets = rng.normal(size=(n_batches, n_kinds, n_latent))

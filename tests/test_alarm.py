@@ -350,6 +350,13 @@ def test_nothing_moved_is_noted_and_changes_no_verdict(verdict: str, moved: floa
     equal(alarm, replace(found, null_moved=np.nan, null_separated=np.nan))
 
 
+def test_that_nothing_was_changed_is_said_first() -> None:
+    alarm = made("good")
+    found = alarm.unchanged("no batch effect was found")
+    assert found.reason == f"no batch effect was found, and nothing was changed; {alarm.reason}"
+    equal(alarm, replace(found, reason=alarm.reason))
+
+
 @pytest.mark.parametrize(("moved", "separated"), [(MOVED + 0.1, 0.0), (0.0, SEPARATED + 0.1)])
 @pytest.mark.parametrize(
     ("verdict", "then"),

@@ -210,7 +210,7 @@ def test_the_configuration_builds_it_again() -> None:
         net.config.n_latent = 5  # type: ignore[misc]
     buffers = {name for name, _ in net.named_buffers()}
     statistics = {f"{part}.norm.{s}" for part in ("encoder", "decoder") for s in ("shift", "spread", "mean", "var")}
-    of_frame = {"centres", "offsets", "shares", "variance", "axes", "axes_inverse"}
+    of_frame = {"centres", "offsets", "shares", "variance", "axes", "axes_inverse", "strength"}
     assert buffers == {"design", "shift"} | of_frame | statistics
 
 
@@ -267,6 +267,54 @@ def test_the_even_way_back_has_one_offset_per_batch() -> None:
     gone = net.unembed_evenly(z, batch) - z @ net.axes_inverse
     expected = torch.stack([net.shares[b] @ net.offsets[b] for b in range(3)])
     torch.testing.assert_close(gone, expected[batch], atol=1e-4, rtol=0)
+
+
+# -- the strength ----------------------------------------------------------------------------------------------------
+
+
+def at_strength(strength: float) -> Autoencoder:
+    """A network near the identity, as trained ones are, with symmetric axes that shrink, and this strength."""
+    net = framed()
+    for block in (net.encoder, net.decoder):
+        block.reduce.weight.data *= 0.1
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))[0]
+    axes = (turn * [1.0, 0.8, 0.5, 0.2]) @ turn.T
+    net.set_axes(axes, np.linalg.inv(axes))
+    net.strength.fill_(strength)
+    return net
+
+
+def test_a_new_network_is_at_full_strength() -> None:
+    net = framed()
+    x, batch = cells()
+    assert net.strength.tolist() == [1]
+    assert torch.equal(net.embed(x, batch), net.place(net.encode(x, batch), batch))
+
+
+def test_at_strength_0_the_embedding_is_the_input_to_the_bit() -> None:
+    x, batch = cells()
+    assert torch.equal(at_strength(0.0).embed(x, batch), x[:, :4])
+    wide = network(n_latent=13).eval()
+    assert torch.equal(wide.embed(x, batch, 0.0), resize(x, 13))
+
+
+@given(strength=st.floats(0, 1))
+def test_the_embedding_goes_straight_from_the_input_to_the_full_correction(strength: float) -> None:
+    x, batch = cells()
+    net = at_strength(strength)
+    expected = (1 - strength) * net.embed(x, batch, 0.0) + strength * net.embed(x, batch, 1.0)
+    torch.testing.assert_close(net.embed(x, batch), expected)
+    assert torch.equal(net.embed(x, batch), at_strength(0.5).embed(x, batch, strength))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 0.7, 0.95])
+def test_the_way_back_at_every_strength(strength: float) -> None:
+    """Encodings are found that would be embedded there, were their features those of the decoder."""
+    net = at_strength(strength)
+    batch = torch.arange(60) % 3
+    encoded = net.centres[torch.arange(60) // 30] + torch.randn(60, 4)
+    z = net.mixed(net.decode(encoded, batch), net.place(encoded, batch))
+    torch.testing.assert_close(net.unembed(z, batch), encoded, atol=2e-3, rtol=0)
 
 
 # -- batches that are split further ----------------------------------------------------------------------------------

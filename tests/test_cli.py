@@ -222,6 +222,7 @@ def test_relative_names_are_given_back_as_they_were_given(source: Path, monkeypa
         ("a.h5ad", "--n-latent", "0"),
         ("a.h5ad", "--n-latent", "many"),
         ("a.h5ad", "--seed", "-1"),
+        ("a.h5ad", "--strength", "much"),
         ("a.h5ad", "--device", "tpu"),
         ("a.h5ad", "--label-key", "cell_type"),
     ],
@@ -251,6 +252,7 @@ def test_versions_and_helps() -> None:
             "--layer",
             "--n-top-genes",
             "--n-latent",
+            "--strength",
             "--seed",
             "--device",
             "--umap",
@@ -410,6 +412,25 @@ def test_a_bad_verdict_is_said_even_when_quiet_and_the_result_is_written(
 
 
 # -- the terminal ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(("given", "value", "why"), [("auto", 1.0, "strength 1.00: "), ("0.25", 0.25, "as asked for")])
+def test_the_strength_arrives_and_is_said(source: Path, given: str, value: float, why: str) -> None:
+    result = correct(source, "--n-latent", 5, "--strength", given)
+    assert result.exit_code == 0
+    assert why in result.stderr
+    info = ad.read_h5ad(source.with_name("in.cellnorm.h5ad")).uns["cellnorm"]
+    assert info["strength"]["value"] == value
+    assert why in info["strength"]["why"]
+
+
+@pytest.mark.parametrize("given", ["1.5", "-0.1", "nan"])
+def test_a_strength_beyond_0_to_1_is_refused_in_a_line(source: Path, given: str) -> None:
+    result = correct(source, "--strength", given)
+    assert result.exit_code == 1
+    assert f"A strength of {float(given)} was asked for. Give a number from 0" in result.stderr
+    assert not source.with_name("in.cellnorm.h5ad").exists()
 
 
 @pytest.mark.usefixtures("few_steps")

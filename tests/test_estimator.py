@@ -26,7 +26,7 @@ from cellnorm import fitting, reuse
 from cellnorm.datasets import simulate
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
-from cellnorm.training import decode
+from cellnorm.training import decode, encode
 
 Data = tuple[NDArray[np.float32], NDArray[Any], NDArray[Any]]
 
@@ -139,7 +139,7 @@ def test_what_is_known_after_fit(data: Data, fitted: CellNorm) -> None:
     assert fitted.device_ == "cpu"
     assert fitted.history_.to_dict()["loss"].shape == (60,)
     fitted.transform(X[:5], batch[:5])
-    assert set(fitted.seconds_) == {"pca", "anchors", "train", "encode"}
+    assert set(fitted.seconds_) == {"pca", "anchors", "strength", "train", "encode"}
     assert min(fitted.seconds_.values()) >= 0
 
 
@@ -162,8 +162,9 @@ def test_progress_tells_of_every_stage(data: Data) -> None:
     calls: list[tuple[str, int, int, float | None]] = []
     model = quick(n_steps=30)
     model.fit_transform(data[0], data[1], progress=lambda *call: calls.append(call))
-    assert list(dict.fromkeys(call[0] for call in calls)) == ["pca", "anchors", "train", "encode"]
-    assert [call[0] for call in calls if call[1] == call[2]] == ["pca", "anchors", "train", "encode"]
+    stages = ["pca", "anchors", "strength", "train", "encode"]
+    assert list(dict.fromkeys(call[0] for call in calls)) == stages
+    assert [call[0] for call in calls if call[1] == call[2]] == stages
     assert {type(call[3]) for call in calls if call[0] == "train"} <= {float, type(None)}
     assert calls[[call[0] for call in calls].index("encode") - 1][3] == model.history_.to_dict()["loss"][-1]
 
@@ -429,6 +430,102 @@ def test_a_representation_can_be_corrected(data: Data) -> None:
     z = model.transform(plain, batch)
     assert mixing(z, batch) > 0.8
     assert purity(z, kind) > purity(plain, kind) - 0.03
+
+
+# -- the strength ----------------------------------------------------------------------------------------------------
+
+
+def test_strength_0_is_the_components_to_the_bit_and_1_what_the_network_gives(data: Data, fitted: CellNorm) -> None:
+    X, batch, _ = data
+    assert fitted.front_ is not None
+    pcs = fitted.front_.project(X)
+    np.testing.assert_array_equal(fitted.transform(X, batch, strength=0), pcs[:, :8])
+    assert fitted.strength_ == 1  # the data ask for it
+    np.testing.assert_array_equal(fitted.transform(X, batch, strength=1), fitted.transform(X, batch))
+    codes = np.searchsorted(fitted.batches_, batch)
+    full = encode(fitted.net_, pcs / fitted.scale_, codes, strength=1) * fitted.scale_
+    np.testing.assert_array_equal(fitted.transform(X, batch, strength=1), full)
+
+
+@pytest.mark.parametrize("n_comps", [12, None])
+def test_a_model_of_strength_0_gives_what_it_was_given(n_comps: int | None) -> None:
+    X, batch = integers()
+    model = quick(strength=0, n_comps=n_comps, n_latent=45).fit(X, batch)
+    plain = X.astype(np.float32) if model.front_ is None else model.front_.project(X)
+    z = model.fit_transform(X, batch)
+    np.testing.assert_array_equal(z[:, : plain.shape[1]], plain)
+    assert (z[:, plain.shape[1] :] == 0).all()
+    np.testing.assert_allclose(model.reference_embedding(), z[model.sketch_cells_], rtol=1e-5, atol=1e-5)
+
+
+def test_the_strength_is_chosen_before_training_and_changes_no_bit_of_it(data: Data) -> None:
+    X, batch, _ = data
+    models = [quick(strength=s).fit(X, batch) for s in (None, 1.0, 0.25)]
+    states = [{k: v for k, v in m.net_.state_dict().items() if k != "strength"} for m in models]
+    for state in states[1:]:
+        for name, values in state.items():
+            assert torch.equal(values, states[0][name]), name
+    assert [m.strength_ for m in models] == [1, 1, 0.25]
+    assert models[0].evidence_.p is not None
+    assert models[1].evidence_.p is None
+    assert models[2].net_.strength.item() == 0.25
+    np.testing.assert_array_equal(models[2].transform(X, batch), models[0].transform(X, batch, strength=0.25))
+
+
+def test_batches_at_random_are_left_alone(data: Data) -> None:
+    X, _, _ = data
+    one = X[data[1] == data[1][0]]
+    model = quick(n_comps=20, n_latent=20).fit(one, np.arange(len(one)) % 2)
+    assert model.strength_ == 0
+    assert model.front_ is not None
+    np.testing.assert_array_equal(model.transform(one, np.arange(len(one)) % 2), model.front_.project(one))
+    alarm = model.check()
+    assert alarm.verdict == "good", alarm.reason
+    assert alarm.reason.startswith("no batch effect was found, and nothing was changed; ")
+    assert (alarm.kept, alarm.null_moved) == (1, 0)
+
+
+def test_the_check_sees_the_strength(data: Data) -> None:
+    X, batch, _ = data
+    model = quick(strength=0, n_comps=20, n_latent=20).fit(X, batch)
+    alarm = model.check()
+    assert alarm.verdict == "under-corrected"
+    assert alarm.reason.startswith("strength 0 was asked for, and nothing was changed; ")
+    assert alarm.apart == alarm.apart_before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixing_rises_with_the_strength(seed: int) -> None:
+    """Monotone but for 2 % of the scale, which is what neighbours at the border of two batches give and take."""
+    X, batch, _ = simulated(batch_effect=1.0, random_state=seed)
+    model = quick(n_comps=20, n_latent=20, n_steps=80, n_pairs=64, random_state=seed).fit(X, batch)
+    found = [mixing(model.transform(X, batch, strength=s), batch) for s in np.linspace(0, 1, 11)]
+    assert min(np.diff(found)) > -0.02, found
+    assert found[-1] > found[0] + 0.4
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("n_comps", [10, None])
+def test_there_and_back_at_every_strength(strength: float, n_comps: int | None, data: Data) -> None:
+    """As near to the components as the decoder comes, and at strength 0 all but exact."""
+    X, batch, _ = data
+    X = X if n_comps else X[:, :10]
+    model = quick(n_comps=n_comps, n_latent=10, n_steps=60, strength=strength).fit(X, batch)
+    pcs = X.astype(np.float32) if model.front_ is None else model.front_.project(X)
+    expected = pcs if model.front_ is None else model.front_.lift(pcs)
+    back = model.inverse_transform(model.transform(X, batch), batch)
+    left = np.square(back - expected).sum() / np.square(expected - expected.mean(0)).sum()
+    assert left < (1e-4 if strength == 0 else 0.1)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.01, np.nan, np.inf, "much", [0.5]])
+def test_a_strength_that_is_none_is_refused(strength: Any) -> None:
+    X, batch = integers()
+    with pytest.raises(DataError, match=r"A strength of .* was asked for. Give a number from 0"):
+        quick(strength=strength).fit(X, batch)
+    model = quick(n_steps=1).fit(X, batch)
+    with pytest.raises(DataError, match=r"A strength of .* was asked for"):
+        model.transform(X, batch, strength=strength)
 
 
 # -- cells whose batch is not told -----------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_genes_of_the_front_keep_its_loadings(data: Data) -> None:
 
 
 def test_denoised_is_the_decoder_in_the_common_frame(data: Data) -> None:
-    denoised = data.effect.denoised(data.z)
+    denoised = data.effect.denoised(data.z, data.code)
     model, z = data.model, np.asarray(data.z / data.model.scale_, np.float32)
     assert model.front_ is not None
     as_each = [decode(model.net_, z, np.full(len(z), b), evenly=True) for b in range(len(model.batches_))]
@@ -135,6 +135,35 @@ def test_denoised_is_the_decoder_in_the_common_frame(data: Data) -> None:
     truth = data.truth[:, N_SEEN:]
     assert np.corrcoef(seen.ravel(), truth.ravel())[0, 1] > 0.95
     assert between(denoised, data).mean() < 0.1 * between(data.X, data).mean()
+
+
+class Weaker:
+    """The effect of a model of the same data at another strength, and what it needs."""
+
+    def __init__(self, data: Data, strength: float) -> None:
+        X = data.X[:, :N_SEEN]
+        self.model = CellNorm(n_latent=15, n_comps=15, n_steps=150, device="cpu", strength=strength).fit(X, data.batch)
+        self.z = self.model.transform(X, data.batch)
+        self.effect = learn_effect(self.model, [Cells(lambda rows: data.X[rows], self.z, data.code)], data.positions)
+
+
+def test_at_strength_0_no_value_changes(data: Data) -> None:
+    weak = Weaker(data, 0.0)
+    np.testing.assert_array_equal(weak.effect.corrected(data.X, weak.z, data.code), data.X)
+    x = sp.csr_matrix(np.maximum(data.X, 0))
+    np.testing.assert_array_equal(weak.effect.scaled(x, weak.z, data.code).toarray(), x.toarray())
+    denoised = weak.effect.denoised(weak.z, data.code)  # the noise goes and the batch stays
+    assert between(denoised, data).mean() > 0.8 * between(data.X, data).mean()
+
+
+def test_below_full_strength_that_share_is_taken_away(data: Data) -> None:
+    """Within what the decoder misses of a cell, of which its place at full strength is made."""
+    half, full = Weaker(data, 0.5), Weaker(data, 1.0)
+    removed = half.effect.removed(half.z, data.code)
+    expected = 0.5 * full.effect.removed(full.z, data.code)
+    assert np.square(removed - expected).sum() < 0.02 * np.square(expected).sum()
+    left = between(half.effect.corrected(data.X, half.z, data.code), data) / between(data.X, data)
+    assert 0.2 < np.median(left) < 0.3  # a quarter of the variance
 
 
 def test_a_batch_added_later_does_not_move_the_frame(data: Data) -> None:

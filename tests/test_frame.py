@@ -43,18 +43,25 @@ def test_the_axes_can_be_undone_and_never_stretch(seed: int, width: int) -> None
     z, batch = two_types(80, width, seed)
     axes, inverse = signal_axes(z, batch)
     np.testing.assert_allclose(axes @ inverse, np.eye(width), atol=1e-8)
-    lengths = np.linalg.norm(axes, axis=0)
-    assert (lengths <= 1 + 1e-9).all()
-    assert (lengths >= LEAST - 1e-9).all()
+    np.testing.assert_allclose(axes, axes.T, atol=1e-12)
+    shrunk = np.linalg.eigvalsh(axes)
+    assert (shrunk <= 1 + 1e-9).all()
+    assert (shrunk >= LEAST - 1e-9).all()
 
 
 def test_an_axis_shrinks_to_its_share() -> None:
     z, batch = two_types()
     axes, _ = signal_axes(z, batch)
     centred = z - z.mean(0)
-    turned = centred @ (axes / np.linalg.norm(axes, axis=0))
-    expected = np.maximum(signal_share(turned.astype(np.float32), batch), LEAST)
-    np.testing.assert_allclose(np.linalg.norm(axes, axis=0), expected, rtol=1e-4)
+    shrunk, turn = np.linalg.eigh(axes)
+    expected = np.maximum(signal_share((centred @ turn).astype(np.float32), batch), LEAST)
+    np.testing.assert_allclose(shrunk, expected, rtol=1e-4)
+
+
+def test_the_embedding_stays_in_its_coordinates() -> None:
+    """Where all is signal the axes are the identity, whatever the principal axes: nothing is turned or mirrored."""
+    z, _ = two_types()
+    np.testing.assert_allclose(signal_axes(z, np.arange(len(z)))[0], np.eye(6), atol=1e-9)
 
 
 def test_turning_the_embedding_changes_no_distance_after_the_axes() -> None:

@@ -126,6 +126,28 @@ def test_methods_name_several_columns(adata: ad.AnnData, tmp_path: Path) -> None
     assert "(batch × cell_type)" in text
 
 
+@pytest.mark.parametrize(
+    ("strength", "methods", "headline"),
+    [
+        (1.0, "The correction was used at full strength, as chosen from the variance among like cells", "are mixed"),
+        (0.4, "the share 0.40 was used, the rest of the embedding being the principal components, as chosen", "mixed"),
+        (0.0, "nothing was used, and the embedding is that of the principal components (strength 0)", "had to be"),
+    ],
+)
+@pytest.mark.parametrize("given", [False, True])
+def test_the_strength_is_said(
+    adata: ad.AnnData, tmp_path: Path, strength: float, methods: str, headline: str, given: bool
+) -> None:
+    p = np.nan if given else 0.007
+    adata = adata.copy()
+    adata.uns["cellnorm"]["strength"] = {"value": strength, "within": p, "p": p, "why": f"strength {strength} because"}
+    text = page(write(tmp_path / "r.html", adata)).text
+    assert f"{strength} because" in text
+    assert headline in text
+    assert (methods.replace("as chosen", "as given") if given else methods).split(", as ")[0] in text
+    assert ("as given." in text) == given
+
+
 def test_methods_cite_where_the_kinds_are_from_though_there_is_no_lisi(adata: ad.AnnData, tmp_path: Path) -> None:
     scores = scores_of("X_pca", "X_cellnorm")
     text = page(write(tmp_path / "r.html", adata, scores=scores[~scores.index.str.contains("LISI")])).text

@@ -83,6 +83,39 @@ def test_the_reference_embedding_is_that_of_the_sketch() -> None:
     np.testing.assert_array_equal(model.reference_embedding(), model.transform(X[cells], batch[cells]))
 
 
+def at_strength(strength: float) -> CellNorm:
+    """The model of `made`, at another strength."""
+    _, X, batch = made()
+    old = batch != LATE
+    return CellNorm(n_latent=5, n_comps=10, n_steps=40, device="cpu", strength=strength).fit(X[old], batch[old])
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4])
+def test_a_new_batch_is_matched_at_full_strength_and_embedded_at_the_models(strength: float) -> None:
+    model, _, _ = made()
+    assert model.strength_ == 1
+    full, weak = model.add_batch(new(), LATE), at_strength(strength).add_batch(new(), LATE)
+    assert weak.strength_ == strength
+    assert weak.net_.strength.item() == np.float32(strength)
+    assert weak.matched_.tolist() == full.matched_.tolist()
+    names = [LATE] * 300
+    np.testing.assert_array_equal(weak.transform(new(), names, strength=1), full.transform(new(), names))
+    np.testing.assert_array_equal(weak.transform(new(), names), full.transform(new(), names, strength=strength))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4])
+def test_the_reference_embedding_has_the_models_strength_or_another(strength: float) -> None:
+    weak = at_strength(strength)
+    np.testing.assert_array_equal(weak.reference_embedding(strength=1), made()[0].reference_embedding())
+    np.testing.assert_array_equal(weak.reference_embedding(), made()[0].reference_embedding(strength=strength))
+
+
+def test_the_bound_falls_to_that_of_the_components() -> None:
+    none, some, full = (at_strength(s).stability_bound().lipschitz for s in (0.0, 0.4, 1.0))
+    np.testing.assert_allclose(none, 1, rtol=1e-5)
+    assert (some <= 0.6 + 0.4 * full + 1e-4).all()
+
+
 def test_a_batch_has_its_bound() -> None:
     model, _, _ = made()
     bound = model.add_batch(new(), LATE).stability_bound()

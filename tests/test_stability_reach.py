@@ -30,12 +30,12 @@ def some_cells(net: Autoencoder, seed: int, n: int = 40) -> tuple[Reach, torch.T
     return reach, torch.from_numpy(x), torch.from_numpy(batch), 10 ** rng.uniform(-2, 1, n)
 
 
-@given(st.integers(0, 2**16), st.integers(1, 6), APART, WIDTH)
-@settings(max_examples=12)
+@given(st.integers(0, 2**16), st.integers(1, 6), APART, WIDTH, st.sampled_from([1.0, 0.5, 0.0]))
+@settings(max_examples=16)
 def test_no_change_found_by_gradient_ascent_moves_a_cell_further(
-    seed: int, n_kinds: int, apart: float, width: float
+    seed: int, n_kinds: int, apart: float, width: float, strength: float
 ) -> None:
-    net = some_net(seed, n_kinds=n_kinds, apart=apart, width=width)
+    net = some_net(seed, n_kinds=n_kinds, apart=apart, width=width, strength=strength)
     reach, x, batch, step = some_cells(net, seed)
     radius = reach.within(step)
     found = furthest(net, x, batch, radius, 40)

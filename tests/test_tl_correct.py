@@ -52,6 +52,46 @@ def rich_adata(small_adata: ad.AnnData) -> ad.AnnData:
     return small_adata
 
 
+# -- the strength ----------------------------------------------------------------------------------------------------
+
+
+def test_the_strength_is_chosen_said_and_recorded(small_adata: ad.AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="cellnorm"):
+        cn.tl.correct(small_adata, "batch", **QUICK)
+    info = small_adata.uns["cellnorm"]["strength"]
+    assert info["value"] == 1
+    assert info["within"] > 0.015
+    assert info["p"] < 0.01
+    assert info["why"] in [record.getMessage() for record in caplog.records]
+    assert small_adata.uns["cellnorm"]["parameters"]["strength"] == ""
+
+
+def test_batches_at_random_are_left_as_they_are(small_adata: ad.AnnData) -> None:
+    one = small_adata[(small_adata.obs["batch"] == "lab0").to_numpy()].copy()
+    one.obs["half"] = ["a", "b"] * (one.n_obs // 2)
+    cn.tl.correct(one, "half", **QUICK)
+    info = one.uns["cellnorm"]
+    assert info["strength"]["value"] == 0
+    assert info["alarm"]["reason"].startswith("no batch effect was found, and nothing was changed")
+    assert info["alarm"]["kept"] == 1
+
+
+def test_a_strength_can_be_asked_for(small_adata: ad.AnnData) -> None:
+    cn.tl.correct(small_adata, "batch", strength=0.5, save_model=None, **QUICK)
+    info = small_adata.uns["cellnorm"]
+    assert (info["strength"]["value"], info["strength"]["why"]) == (0.5, "strength 0.50, as asked for")
+    assert np.isnan(info["strength"]["p"])
+    assert info["parameters"]["strength"] == 0.5
+    none, full = (corrected(small_adata, strength=s) for s in (0, 1))
+    np.testing.assert_allclose(small_adata.obsm["X_cellnorm"], (none + full) / 2, rtol=1e-3, atol=1e-3)
+
+
+def test_a_wrong_strength_is_refused_before_any_work(small_adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellnorm.tl._correct.log_expression", None)
+    with pytest.raises(DataError, match=r"A strength of 1\.5 was asked for"):
+        cn.tl.correct(small_adata, "batch", strength=1.5)
+
+
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
@@ -64,8 +104,9 @@ def test_the_embedding_and_what_is_known_of_it(small_adata: ad.AnnData) -> None:
     info = small_adata.uns["cellnorm"]
     assert set(info) == {
         *("parameters", "random_state", "versions", "batch_key", "batches", "alarm", "history"),
-        *("matrix", "matrix_kind", "genes", "seconds", "device", "model"),
+        *("matrix", "matrix_kind", "genes", "seconds", "device", "strength", "model"),
     }
+    assert set(info["strength"]) == {"value", "within", "p", "why"}
     assert info["parameters"]["n_steps"] == 30
     assert info["parameters"]["n_top_genes"] == N_TOP_GENES
     assert info["parameters"]["layer"] == ""

@@ -23,10 +23,11 @@ Config = dict[str, Any]
 MOST_WEIGHTS, MOST_HEADER, MOST_OF_ONE = 2**31, 2**20, 10**7
 KEYS = {
     "format", "format_version", "versions", "normalisation", "input", "parameters", "network", "front", "n_features",
-    "scale", "batches", "counts", "matched", "sizes", "labels", "genes", "weights", "checksum",
+    "scale", "strength", "batches", "counts", "matched", "sizes", "labels", "genes", "weights", "checksum",
 }  # fmt: skip
 NETWORK = {"n_features", "n_batches", "n_latent", "n_hidden", "n_kinds", "n_levels"}
 WEIGHTS = {"bytes", "sha256"}
+STRENGTH = {"value", "within", "p"}
 NEVER_ZERO = {"net.variance", "net.encoder.norm.spread", "net.decoder.norm.spread"}
 MAY_BE_NONE = {"n_added", "n_steps", "n_anchors"}
 SIZES = {"n_sketch", "n_added", "n_steps", "n_anchors"}
@@ -80,10 +81,21 @@ def _of_dicts(config: Config) -> Iterator[str]:
         yield f"bytes of weights is {weights['bytes']!r:.40}"
     if not _is_count(config["n_features"], 1):
         yield f"n_features is {config['n_features']!r:.40}"
+    yield from _of_strength(config["strength"])
     if not _fits(config["scale"], 0.0) or not 1e-30 < config["scale"] < 1e30:
         yield f"scale is {config['scale']!r:.40}"
     if not all(isinstance(config[k], dict) for k in ("input", "labels", "versions")):
         yield "input, labels or versions is not what it should be"
+
+
+def _of_strength(found: Any) -> Iterator[str]:
+    if not isinstance(found, dict) or set(found) != STRENGTH:
+        yield "strength is not what it should be"
+    for name, value in found.items():
+        if (value is None and name == "value") or not (value is None or (_fits(value, 0.0) and 0 <= value <= 1)):
+            yield f"{name} of strength is {value!r:.40}"
+    if (found["within"] is None) is not (found["p"] is None):
+        yield "within and p of strength do not go together"
 
 
 def _of_lists(config: Config) -> Iterator[str]:
@@ -146,6 +158,8 @@ def faults(config: Config, arrays: Arrays) -> Iterator[str]:
     design = arrays["net.design"]
     if not np.isin(design, (0, 1)).all() or not design.any(axis=1).all():
         yield "the array 'net.design' is not zeros and ones with a level for each batch"
+    if arrays["net.strength"][0] != np.float32(config["strength"]["value"]):
+        yield f"the array 'net.strength' is {arrays['net.strength'][0]}, and the strength {config['strength']['value']}"
     below = {**dict.fromkeys(("sketch_batch", "added_batch"), len(config["batches"])), "sketch_cells": 2**62}
     below |= {f"labels.{i}": len(names) for i, names in enumerate(config["labels"].values())}
     for name, end in below.items():
@@ -175,7 +189,7 @@ def _is_count(value: Any, least: int, end: int = MOST_OF_ONE) -> bool:
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Whether a value is of the type of a default; a whole number does where a fraction may stand."""
-    if type(default) is float:
+    """Whether a value is of the type of a default; a whole number does where a fraction, or nothing, may stand."""
+    if default is None or type(default) is float:
         return type(value) in (int, float) and abs(value) < 1e300
     return type(value) is type(default)

@@ -25,6 +25,7 @@ from cellnorm.checkpoint._file import CONFIG, FORMAT, VERSION, WEIGHTS, looks_li
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
 from cellnorm.output import reason, replacing, shown
+from cellnorm.strength import Strength
 from cellnorm.training import TERMS, History
 from cellnorm.validation import choose_device
 
@@ -187,6 +188,7 @@ def _described(model: Any) -> tuple[Config, Arrays]:
         "front": model.front_ is not None,
         "n_features": int(model.n_features_in_),
         "scale": float(model.scale_),
+        "strength": asdict(model.evidence_),
         "batches": [str(b) for b in model.batches_],
         "counts": [int(n) for n in model.counts_],
         "matched": [int(n) for n in model.matched_],
@@ -206,6 +208,7 @@ def _rebuilt(config: Config, arrays: Arrays, make: Callable[..., Any], device: s
     model.net_ = net.to(model.device_).eval()
     model.front_ = _front(arrays) if config["front"] else None
     model.n_features_in_, model.scale_ = config["n_features"], np.float32(config["scale"])
+    model.evidence_ = Strength(**config["strength"])
     model.sketch_, model.sketch_batch_, model.sketch_cells_ = (
         arrays[k] for k in ("sketch", "sketch_batch", "sketch_cells")
     )

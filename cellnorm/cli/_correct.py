@@ -20,6 +20,7 @@ from cellnorm.cli._shared import (
     expression_wanted,
     found_batch_key,
     output_option,
+    strength_option,
     talk_options,
     typed_command,
 )
@@ -59,8 +60,9 @@ class Page(NamedTuple):
     "--n-latent",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Number of dimensions of the corrected embedding (default: 30).",
+    help="Number of dimensions of the corrected embedding (default: 50).",
 )
+@strength_option()
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**32 - 1),

@@ -17,6 +17,7 @@ __all__ = [
     "expression_wanted",
     "found_batch_key",
     "output_option",
+    "strength_option",
     "talk_options",
     "typed_command",
 ]
@@ -43,6 +44,26 @@ def device_option() -> Callable[[Any], Any]:
         type=click.Choice(["auto", "cpu", "cuda", "mps"]),
         help="Where to compute (default: auto, which takes a graphics card if there is one).",
     )
+
+
+def strength_option() -> Callable[[Any], Any]:
+    """The option --strength, a number or "auto", which is None."""
+    return click.option(
+        "--strength",
+        metavar="FLOAT|auto",
+        callback=_number_or_auto,
+        help="How strongly to correct: from 0, the principal components as they are, to 1. Left out, or auto: as the "
+        "data ask for, 0 if batches explain no more than chance.",
+    )
+
+
+def _number_or_auto(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    if value in (None, "auto"):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number from 0 to 1 nor 'auto'.") from None
 
 
 def expression_options(command: Any) -> Any:

@@ -7,7 +7,8 @@ A cell's expression is taken apart as x = decoded(z, batch) + residual. The batc
 2. in what they do not hold, the part of the residual that cells of one kind share within a batch but not between
    batches, gene by gene, shrunk by how sure it is.
 
-Genes outside the front get loadings by regression on the decoded components, so that every gene is corrected.
+Genes outside the front get loadings by regression on the decoded components, so that every gene is corrected. All of it
+is estimated at full strength, and the model's share of it is taken away: none of it at strength 0.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sklearn.cluster import KMeans
 
 from cellnorm.determinism import one_thread
 from cellnorm.expression._offsets import Sums, shrunk_offsets
-from cellnorm.training import decode
+from cellnorm.training import at_full_strength, decode
 
 __all__ = ["BatchEffect", "Cells", "at_values", "chunks", "counts_like", "learn_effect"]
 
@@ -79,8 +80,9 @@ class BatchEffect:
     offset: FloatArray
 
     def removed(self, z: FloatArray, batch: NDArray[np.int64]) -> FloatArray:
-        """What the batches added to these cells, shape (n_cells, n_genes): dense, so give few cells at a time."""
+        """What is taken away from these cells, shape (n_cells, n_genes): dense, so give few cells at a time."""
         with one_thread():
+            z = _unmixed(self.model, z, batch)
             difference = _decoded(self.model, z, batch) - _common(self.model, z)
             found = np.asarray(difference @ self.loadings.T, np.float32)
             share = _membership(z, self.centres, self.width)
@@ -88,7 +90,7 @@ class BatchEffect:
                 own = np.flatnonzero(batch == code)
                 if len(own):
                     found[own] += share[own] @ self.offset[row]
-        return found
+        return found * np.float32(self.model.strength_)
 
     def corrected(self, x: Any, z: FloatArray, batch: NDArray[np.int64]) -> FloatArray:
         """Expression less what the batch added, shape (n_cells, n_genes); small values can fall below zero."""
@@ -102,15 +104,20 @@ class BatchEffect:
         with it, and by LARGEST_FACTOR or its inverse at most.
         """
         removed = self.removed(z, batch)
-        level = np.maximum(self.denoised(z) + removed, 0) + LEAST_LEVEL
+        level = np.maximum(self.denoised(z, batch) + removed, 0) + LEAST_LEVEL
         factor = np.clip(1 - removed / level, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
         x = sp.csr_matrix(x)
         return _with_values(x, x.data * factor[_rows(x), x.indices])
 
-    def denoised(self, z: FloatArray) -> FloatArray:
-        """What the decoder expects of these cells in the common frame, shape (n_cells, n_genes)."""
+    def denoised(self, z: FloatArray, batch: NDArray[np.int64]) -> FloatArray:
+        """What the decoder expects of these cells, (n_cells, n_genes): of their batches (strength 0) or of all (1)."""
+        strength = np.float32(self.model.strength_)
         with one_thread():
-            found = _common(self.model, z) @ self.loadings.T + self.mean
+            z = _unmixed(self.model, z, batch)
+            pcs = _common(self.model, z)
+            if strength < 1:
+                pcs = strength * pcs + (1 - strength) * _decoded(self.model, z, batch)
+            found = pcs @ self.loadings.T + self.mean
         return np.asarray(found, np.float32)
 
 
@@ -152,11 +159,12 @@ def learn_effect(model: Any, cells: Sequence[Cells], positions: NDArray[np.int64
     n_genes = next(part for _, part in chunks(cells[0].rows, 1)).shape[1]
     with one_thread():
         n_kinds = _n_kinds(sum(len(c.z) for c in cells), len(batches), n_genes)
-        centres, width = _kinds(model.reference_embedding(), n_kinds)
+        centres, width = _kinds(model.reference_embedding(strength=1.0), n_kinds)
         sums = Sums(len(batches), len(centres), n_genes, model.sketch_.shape[1])
         for part in cells:
             for rows, x in chunks(part.rows, len(part.z)):
-                z, code = part.z[rows], part.batch[rows]
+                code = part.batch[rows]
+                z = _unmixed(model, part.z[rows], code)
                 sums.add(x, _decoded(model, z, code), _membership(z, centres, width), np.searchsorted(batches, code))
         return _solved(model, sums, batches, centres, width, positions)
 
@@ -208,8 +216,16 @@ def counts_like(values: Any, total: NDArray[np.floating]) -> Any:
     return values
 
 
+def _unmixed(model: Any, z: FloatArray, batch: NDArray[np.int64]) -> FloatArray:
+    """Where cells embedded at the model's strength would be at full strength, shape (n_cells, n_latent)."""
+    if model.strength_ == 1:
+        return z
+    full = at_full_strength(model.net_, np.asarray(z, np.float32) / model.scale_, batch)
+    return np.asarray(full * model.scale_, np.float32)
+
+
 def _decoded(model: Any, z: FloatArray, batch: NDArray[np.int64]) -> FloatArray:
-    """Components of embedded cells as the given batches show them, shape (n_cells, n_features).
+    """Components of cells embedded at full strength as the given batches show them, shape (n_cells, n_features).
 
     With one offset per batch: what differs from kind to kind is found gene by gene, and shrunk by how sure it is, which
     keeps differences between types better (pancreas_5batches: correlation .975 against .950).

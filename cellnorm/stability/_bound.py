@@ -5,7 +5,7 @@ of two cells of one batch whose components differ by d therefore differ by (B + 
 the skip connection, C the last layer, E the first with the norm after it; through the axes of the final frame B and C
 are multiplied by these. The largest stretch over all m is bounded, not estimated: no pair of cells whatsoever is
 stretched by more. The offset that the final frame takes away varies from kind to kind of cell, which adds what
-`steepest_offset` bounds.
+`steepest_offset` bounds. At a strength below 1 all of this counts for that share, and the components for the rest.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def lipschitz(net: Autoencoder, batches: Sequence[int] | None = None) -> Floats:
 
 
 def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, Floats]:
-    """Bound the stretch of the encoding as it is, and that of the encoding through the axes of the final frame.
+    """Bound the stretch of the encoding as it is, and that of the embedding were the offset constant.
+
+    The second is the encoding through the axes of the final frame, mixed with the components by the strength.
 
     Let C' = C / 2, B' = B + C E / 2 and m = (1 + s) / 2 with s in [-1, 1]^h. For every diagonal Λ for which
     K = I - C' Λ^-1 C'^T is positive definite, |(B' + C' diag(s) E) d|^2 <= d^T (E^T Λ E + B'^T K^-1 B') d. The largest
@@ -114,12 +116,15 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
     """
     norm, width = net.encoder.norm, net.config.n_latent
     axes, first, last = map(_array, (net.axes, net.encoder.expand.weight, net.encoder.reduce.weight))
+    strength = float(net.strength)
+    frames = (np.eye(width), 0.0), (strength * axes.T, 1 - strength)
     _, spread, _, var = map(_array, norm.frozen())
     gamma = np.ones(len(var)) if norm.gamma is None else _array(norm.gamma)
     found = np.empty((2, len(batches)))
     with one_thread():
-        for bounds, frame in zip(found, (np.eye(width), axes.T), strict=True):
-            skip, after, start = frame @ np.eye(width, net.config.n_features), frame @ last, None
+        for bounds, (frame, plain) in zip(found, frames, strict=True):
+            skip = (frame + plain * np.eye(width)) @ np.eye(width, net.config.n_features)
+            after, start = frame @ last, None
             for i, b in enumerate(batches):
                 before = (gamma / (spread[b] * np.sqrt(var + norm.eps)))[:, None] * first
                 bound, start = _largest_stretch(skip, after, before, start)
@@ -128,9 +133,9 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
 
 
 def offsets_of(net: Autoencoder, batch: int) -> tuple[Floats, Floats]:
-    """Offsets of a batch in each kind through the axes, and where its kinds lie: both (n_kinds, n_latent)."""
+    """What a batch loses in each kind, through the axes, and where its kinds lie: both (n_kinds, n_latent)."""
     axes, centres, offsets = map(_array, (net.axes, net.centres, net.offsets))
-    return offsets[batch] @ axes, centres + offsets[batch]
+    return float(net.strength) * (offsets[batch] @ axes), centres + offsets[batch]
 
 
 def steepest_offset(offsets: Floats, centres: Floats, variance: float) -> float:

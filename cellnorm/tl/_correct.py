@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.labels import batch_labels, kept_labels, listed
 from cellnorm.pp import N_TOP_GENES, log_expression
-from cellnorm.validation import choose_device
+from cellnorm.validation import check_strength, choose_device
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
@@ -88,7 +89,7 @@ def correct(
     progress
         Called with (stage, done, total, loss or None); the stages are "prepare" and those of `CellNorm.fit`.
     **params
-        Parameters of `cellnorm.CellNorm`, such as `n_latent`, `device` or `random_state`.
+        Parameters of `cellnorm.CellNorm`, such as `strength`, `n_latent`, `device` or `random_state`.
 
     Returns
     -------
@@ -96,6 +97,7 @@ def correct(
         Sets obsm['X_cellnorm'] (n_cells, n_latent; float32) and uns['cellnorm']: parameters, random_state, versions,
         batch_key, batches (name, n_cells, n_matched), alarm (see `cellnorm.alarm.Alarm`: verdict, reason, numbers, by
         batch and by cluster), history, matrix, matrix_kind, genes, seconds, device,
+        strength (value, within, p, why: see `cellnorm.strength.Strength`; NaN where it was given),
         model (its fingerprint, by which `cellnorm.tl.embed` knows it again).
 
     Raises
@@ -140,7 +142,7 @@ def correct(
     model.labels_ = {column: values[model.sketch_cells_] for column, values in of_cells.items()}
     if len(genes):
         model.feature_names_in_ = np.asarray(genes, object)
-    _say(alarm := model.check(progress=progress))
+    _say(alarm := model.check(progress=progress), model.evidence_.why)
     asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
     info = {
         "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
@@ -161,12 +163,14 @@ def correct(
 
 def _of_model(model: CellNorm) -> dict[str, Any]:
     """What is recorded of a fitted model."""
+    found = {name: np.nan if value is None else value for name, value in asdict(model.evidence_).items()}
     return {
         "random_state": model.random_state,
         "versions": versions(),
         "batches": {"name": model.batches_, "n_cells": model.counts_, "n_matched": model.matched_},
         "history": model.history_.to_dict(),
         "device": model.device_,
+        "strength": {**found, "why": model.evidence_.why},
         "model": fingerprint(model),
     }
 
@@ -190,8 +194,9 @@ def _labels_to_keep(
     return {key: kept_labels(adata, key) for key in keys}
 
 
-def _say(alarm: Alarm) -> None:
-    """Give the verdict; where nobody listens to the log, as in a notebook, a warning says what is not good."""
+def _say(alarm: Alarm, strength: str) -> None:
+    """Give strength and verdict; where nobody listens to the log, as in a notebook, a warning says what is not good."""
+    logger.info("%s", strength)
     text = f"verdict {alarm.verdict}: {alarm.reason}"
     good = alarm.verdict == "good"
     logger.log(logging.INFO if good else logging.WARNING, "%s", text)
@@ -201,6 +206,7 @@ def _say(alarm: Alarm) -> None:
 
 def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:
     """Refuse names that CellNorm does not know, and choices of genes where there are none."""
+    check_strength(params.get("strength"))
     valid = inspect.signature(CellNorm).parameters
     if unknown := [name for name in params if name not in valid]:
         raise TypeError(

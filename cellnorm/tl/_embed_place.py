@@ -108,6 +108,12 @@ def place_cells(
     with stage("map", seconds, progress):
         grown = learn_batches(features.model, features.X, batches, frozen=frozen)
     described = _described(grown, batches, features, frozen=frozen)
+    if known.strength_ < 1 and not batches.known.all():
+        logger.warning(
+            "The model corrects with %s, and new batches no more than that. Where they differ from the reference, "
+            "correct this again with strength 1.",
+            known.evidence_.why,
+        )
     with stage("encode", seconds, progress):
         z, codes, match, x = _encoded(grown, features, batches)
     cells: dict[str, NDArray[Any]] = dict(zip(cell_keys(key_added), (match,), strict=True))

@@ -202,7 +202,7 @@ def _blocks(
     for rows, x in chunks(matrix.log, len(z)):
         where = z[rows], codes[rows]
         if kind == "denoised":
-            values: Any = at_values(x, effect.denoised(where[0])) if sparse else effect.denoised(where[0])
+            values: Any = at_values(x, effect.denoised(*where)) if sparse else effect.denoised(*where)
         else:
             values = effect.scaled(x, *where) if sparse else effect.corrected(x, *where)
         yield counts_like(values, matrix.total(rows)) if counts else values
