@@ -24,8 +24,8 @@ class Anchors:
     Attributes
     ----------
     left, right
-        Indices of the two cells of each pair, shape (n_pairs,); `find_anchors` puts the lower batch to the
-        left.
+        Indices of the two cells of each pair, shape (n_pairs,). From `find_anchors`: the batch of `left` comes before
+        that of `right`.
     """
 
     left: IntArray
@@ -120,7 +120,7 @@ def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) ->
     >>> x = np.array([[0.0], [5.0], [0.1], [5.1]], dtype="float32")
     >>> pairs = level_anchors(x, np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), n_neighbors=1)
     >>> list(zip(pairs.left.tolist(), pairs.right.tolist()))
-    [(0, 1), (0, 2), (1, 3), (2, 3)]
+    [(0, 2), (1, 2), (1, 3)]
     """
     found = [find_anchors(x, column, n_neighbors) for column in levels.T]
     if len(found) == 1:

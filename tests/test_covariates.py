@@ -21,6 +21,8 @@ def test_different_levels_never_give_one_name(one: list[str], other: list[str]) 
 def test_names_are_plain_where_they_can_be() -> None:
     assert joined(["1", "10x 3'/5'", "M/F"]) == "1 / 10x 3'/5' / M/F"
     assert joined(["a / b", "c"]) != joined(["a", "b / c"])
+    assert joined(["a /", "b"]) != joined(["a", "/ b"])
+    assert joined(["'a / b'", "c"]) != joined(["a / b", "c"])
     assert joined(["'quoted'"]) == "'quoted'"  # alone it stays as it is
 
 

@@ -694,7 +694,8 @@ BAD: dict[str, tuple[Callable[[NDArray[Any], NDArray[Any]], tuple[Any, Any]], st
     "missing category": (lambda X, b: (X, pd.Categorical.from_codes(b - 1, ["a", "b"])), "missing for 30 of 90"),
     "missing text": (lambda X, b: (X, pd.array([None, *b[1:].astype(str)], dtype="string")), "missing for 1 of 90"),
     "labels too few": (lambda X, b: (X, b[:-1]), r"each of 90 cells.*\(89,\)"),
-    "labels in columns": (lambda X, b: (X, np.stack([b, b], axis=1)), r"\(90, 2\)"),
+    "labels in rows": (lambda X, b: (X, np.stack([b, b])), r"each of 90 cells.*\(2,\)"),
+    "missing in a column": (lambda X, b: (X, [b, np.where(b == 0, np.nan, b)]), "missing for 30 of 90"),
     "one label": (lambda X, _: (X, "lab"), r"\(\)"),
     "NaN": (spoilt(np.nan), "1 values that are NaN"),
     "infinite": (spoilt(np.inf), "1 values that are NaN"),
@@ -786,12 +787,17 @@ def test_an_unknown_device_is_refused() -> None:
 # -- several covariates ----------------------------------------------------------------------------------------------
 
 
-def two_covariates(seed: int, n_cells: int = 900) -> tuple[NDArray[np.float32], pd.DataFrame, NDArray[np.int64]]:
-    """Six donors with four protocols, in uneven shares, whose effects add up; coordinates, covariates, types."""
+def two_covariates(
+    seed: int, n_cells: int = 900, *, nested: bool = False
+) -> tuple[NDArray[np.float32], pd.DataFrame, NDArray[np.int64]]:
+    """Six donors and four protocols, whose effects add up; coordinates, covariates, types.
+
+    Each donor has every protocol, in uneven shares, or one of them if `nested`.
+    """
     rng = np.random.default_rng(seed)
     kind = rng.integers(0, 5, n_cells)
     donor = rng.integers(0, 6, n_cells)
-    shares = rng.dirichlet(np.ones(4), 6).cumsum(1)
+    shares = (np.eye(4)[np.arange(6) % 4] if nested else rng.dirichlet(np.ones(4), 6)).cumsum(1)
     protocol = (rng.random(n_cells)[:, None] > shares[donor]).sum(1).clip(max=3)
     kind[(donor == 0) & (kind == 4)] = 0  # a donor without a type
     x = 6 * rng.normal(size=(5, 20))[kind] + rng.normal(size=(n_cells, 20))
@@ -822,13 +828,11 @@ def mixing_within(z: NDArray[Any], batch: NDArray[Any], kind: NDArray[Any]) -> f
 
 
 def test_each_donor_with_one_protocol() -> None:
-    x, table, kind = two_covariates(3)
-    x += 3 * np.random.default_rng(0).normal(size=(2, 20))[table["donor"] % 2].astype(np.float32)
-    nested = pd.DataFrame({"donor": table["donor"], "protocol": table["donor"] % 2})
-    model = quick(n_comps=None, n_latent=15, n_steps=150, n_pairs=128).fit(x, nested)
-    assert model.net_.design.shape == (6, 8)  # of rank 6 at most
-    z = model.transform(x, nested)
-    alone = quick(**model.get_params()).fit_transform(x, nested["donor"])
+    x, table, kind = two_covariates(3, nested=True)
+    model = quick(n_comps=None, n_latent=15, n_steps=150, n_pairs=128).fit(x, table)
+    assert model.net_.design.shape == (6, 10)  # of rank 6 at most
+    z = model.transform(x, table)
+    alone = quick(**model.get_params()).fit_transform(x, table["donor"])
     within = [mixing_within(one, table["donor"].to_numpy(), kind) for one in (z, alone)]
     assert min(within) > 0.9  # the donors' effects and that of their protocol are one sum
     assert within[0] > within[1] - 0.03

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from cellnorm import fitting
-from cellnorm.anchors import cosine, find_anchors, level_anchors
+from cellnorm.anchors import Anchors, cosine, find_anchors, level_anchors
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
 from cellnorm.covariates import level_codes
 from cellnorm.fitting import choose_sketch, fit_network
@@ -99,7 +99,14 @@ def test_combinations_of_few_cells_share_the_least_of_their_levels(monkeypatch: 
         assert np.bincount(batch[chosen]).tolist() == [least] * 200
 
 
-def test_two_covariates_are_fitted_together() -> None:
+def test_two_covariates_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sought = []
+
+    def seek(z: NDArray[np.float32], levels: NDArray[np.int64], n_neighbors: int) -> Anchors:
+        sought.append(levels)
+        return level_anchors(z, levels, n_neighbors)
+
+    monkeypatch.setattr("cellnorm.training.level_anchors", seek)
     x, batch = cells()
     other = np.arange(400) // 4 % 2
     x[:, 2] += 3 * other
@@ -110,8 +117,11 @@ def test_two_covariates_are_fitted_together() -> None:
     rng = np.random.default_rng(0)
     net, _, _ = fit_network(x, codes, anchors, config, SETTINGS, "cpu", rng, design=design)
     assert (net.design.numpy() == design).all()
+    assert [levels.tolist() for levels in sought] == [level_codes(design)[codes].tolist()]  # at half time
     shift = net.shift.numpy()
-    np.testing.assert_allclose(shift[3] - shift[2], shift[1] - shift[0], atol=1e-5)  # the effects add up
+    for found in (shift, net.encoder.norm.shift.numpy(), net.decoder.norm.shift.numpy()):
+        assert np.abs(found).max() > 1e-3
+        np.testing.assert_allclose(found[3] - found[2], found[1] - found[0], atol=1e-5)  # the effects add up
     z = encode(net, x, codes)
     for one, axis in ((batch, 1), (other, 2)):
         assert shift[codes[one == 1], axis].mean() - shift[codes[one == 0], axis].mean() > 1
