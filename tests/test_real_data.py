@@ -11,8 +11,8 @@ from neighborhoods import mixing, purity
 import cellnorm as cn
 
 # Least gain in mixing and largest loss of purity against uncorrected components of the same genes. In the first set
-# each batch has a type of dendritic cells that the other lacks, and these two are close kin: some purity is lost. In the
-# last one cells of five lines lose neighbours of their own, more in 50 dimensions than in 30 (purity .93 against .99).
+# each batch has a type of dendritic cells that the other lacks, and these two are close kin: some purity is lost.
+# In the last one cells of five lines lose neighbours of their own, more in 50 dimensions than in 30 (.93 against .99).
 SETS = {
     "dendritic_villani": (0.25, 0.15),
     "pbmc_3tech_small": (0.4, 0.02),
