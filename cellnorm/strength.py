@@ -17,7 +17,7 @@ from cellnorm.diagnosis import ALPHA, LEAST_ALIGNED, MILD, effects
 
 __all__ = ["Strength", "choose_strength"]
 
-MAX_CELLS = 2000  # as many of each batch as there are: a third of a second at most, and a small batch counts
+MAX_CELLS = 2000  # as many of each batch as there are: half a second at most, and a small batch counts
 # Share of the variance among like cells up to which nothing is corrected. Batches that differ in the usual way in their
 # composition, and in nothing else, explain .2 % (20 simulations), very unequal ones up to MILD and seldom more.
 LITTLE = 0.005

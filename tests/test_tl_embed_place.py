@@ -1,12 +1,15 @@
 """What is computed before anything is written: the cells, and the model that knows their batches."""
 
+import copy
 import dataclasses
 from typing import Any
 
 import numpy as np
+import pytest
 from atlases import Atlas, make_atlas, without  # noqa: F401 - a fixture
 
 from cellnorm.checkpoint import fingerprint
+from cellnorm.strength import Strength
 from cellnorm.tl._embed_place import Embedded, place_cells
 
 OPTIONS: dict[str, Any] = {
@@ -46,6 +49,17 @@ def test_foreign_cells_are_supported_less(atlas: Atlas) -> None:
     query.X = X
     match = placed(atlas, adata=query).cells["cellnorm_match"]
     assert np.median(match[strange]) < 0.1 < np.median(match[~strange])
+
+
+def test_a_model_that_corrects_little_says_so_of_new_batches(atlas: Atlas, caplog: pytest.LogCaptureFixture) -> None:
+    weak = copy.copy(atlas.model)
+    weak.evidence_ = Strength(0.0, 0.001, 0.4)
+    for adata, said in ((atlas.new, True), (atlas.reference, False)):
+        caplog.clear()
+        place_cells(adata, weak, None if said else "batch", **OPTIONS)
+        warnings = [r.getMessage() for r in caplog.records if "new batches no more than that" in r.getMessage()]
+        assert bool(warnings) == said
+        assert all("batches explain no more than chance" in text for text in warnings)
 
 
 def test_stages_are_told(atlas: Atlas) -> None:

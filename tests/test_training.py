@@ -15,7 +15,7 @@ from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
 from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift
 from cellnorm.optimizer import AdamW
 from cellnorm.sampling import minibatches
-from cellnorm.training import CHUNK_CELLS, History, TrainingConfig, decode, encode, train
+from cellnorm.training import CHUNK_CELLS, History, TrainingConfig, at_full_strength, decode, encode, train
 
 EFFECT = np.array([[0, 0, 0, 0, 0, 0], [2, -1, 0.5, 1.5, 0, 1]], np.float32)
 NO_ANCHORS = Anchors(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -304,3 +304,21 @@ def test_the_same_seed_gives_the_same_bits() -> None:
         assert torch.equal(value, again.state_dict()[key]), key
     np.testing.assert_array_equal(history.terms["loss"], repeated.terms["loss"])
     assert not torch.equal(net.encoder.expand.weight, other.encoder.expand.weight)
+
+
+# -- the strength ----------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_found_at_full_strength_from_where_they_are_at_another() -> None:
+    """As near as the decoder comes to a cell; and to the bit where there is nothing to do."""
+    net, _, _ = trained(60)
+    x, batch, _ = cells()
+    full = encode(net, x, batch)
+    assert at_full_strength(net, full, batch) is full
+    np.testing.assert_array_equal(encode(net, x, batch, strength=0), x[:, :4])
+    half = encode(net, x, batch, strength=0.5)
+    np.testing.assert_allclose(half, (full + x[:, :4]) / 2, atol=1e-5)
+    net.strength.fill_(0.5)
+    np.testing.assert_array_equal(encode(net, x, batch), half)
+    again = at_full_strength(net, half, batch)
+    assert np.square(again - full).sum() < 0.1 * np.square(half - full).sum()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm.errors import DataError
-from cellnorm.validation import check_matrix, choose_device, encode_labels, known_codes
+from cellnorm.validation import check_matrix, check_strength, choose_device, encode_labels, known_codes
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
@@ -139,3 +139,18 @@ def test_a_list_of_one_column_is_the_column() -> None:
 def test_columns_that_are_no_covariates(batch: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         encode_labels(batch, 2)
+
+
+# -- the strength ----------------------------------------------------------------------------------------------------
+
+
+@given(st.none() | st.floats(0, 1) | st.integers(0, 1))
+def test_a_strength_from_0_to_1_or_none_passes(strength: float | None) -> None:
+    check_strength(strength)
+
+
+@pytest.mark.parametrize("strength", [-1e-9, 1 + 1e-9, np.nan, -np.inf, "much", "", [0.5, 0.5], {}])
+def test_another_strength_is_named(strength: Any) -> None:
+    with pytest.raises(DataError, match=r"was asked for\. Give a number from 0 .* to 1 .* or leave it out") as caught:
+        check_strength(strength)
+    assert repr(strength)[:80] in str(caught.value)
