@@ -34,7 +34,7 @@ def some_net(
     net = Autoencoder(config).double().eval()
     with torch.no_grad():
         for name, values in net.state_dict().items():
-            if name != "strength":
+            if name not in ("design", "strength"):
                 values.copy_(torch.randn_like(values))
         net.encoder.norm.spread.copy_(0.3 + torch.rand_like(net.encoder.norm.spread))
         net.encoder.norm.var.copy_(0.3 + torch.rand_like(net.encoder.norm.var))
