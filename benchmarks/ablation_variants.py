@@ -39,6 +39,8 @@ from cellnorm.sampling import Minibatch
 FULL, UNCORRECTED = "full", "uncorrected"
 # Of every variant, the full method included: it is given components, and nothing depends on the machine.
 FIXED: dict[str, Any] = {"n_comps": None, "device": "cpu"}
+if "strength" in CellNorm().get_params():
+    FIXED["strength"] = 1.0  # else rows would differ less where the data ask for less correction
 # What the search for anchors is called where it is used: the first name where several covariates can be given.
 SEARCH = "level_anchors" if hasattr(training, "level_anchors") else "find_anchors"
 DRAWN = 4  # random cells among which a minibatch looks for its pairs, over the pairs wanted
