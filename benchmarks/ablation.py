@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from ablation_variants import FULL, UNCORRECTED, VARIANTS, embed, label, parts
 from numpy.typing import NDArray
+from peers_scores import scib_scores
 
 from cellnorm import __version__, io, pp
 
@@ -64,24 +65,9 @@ def prepared(path: Path, n_cells: int) -> ad.AnnData:
 
 
 def scored(cells: ad.AnnData, embeddings: dict[str, NDArray[Any]]) -> pd.DataFrame:
-    """SCORES of embeddings, one row each, by one benchmark: what it compiles serves all of them."""
-    from scib_metrics.benchmark import Benchmarker, BioConservation
-
+    """SCORES of embeddings, one row each, by one benchmark."""
     cells = ad.AnnData(obs=cells.obs, obsm={"X_pca": cells.obsm["X_pca"], **embeddings})
-    benchmark = Benchmarker(
-        cells,
-        "batch",
-        "cell_type",
-        list(embeddings),
-        pre_integrated_embedding_obsm_key="X_pca",  # without it the benchmark would write over X_pca
-        bio_conservation_metrics=BioConservation(
-            isolated_labels=True, nmi_ari_cluster_labels_leiden=True, nmi_ari_cluster_labels_kmeans=False
-        ),
-        n_jobs=2,
-        progress_bar=False,
-    )
-    benchmark.benchmark()
-    return benchmark.get_results(min_max_scale=False).loc[list(embeddings), SCORES].astype(float)
+    return scib_scores(cells, "cell_type", list(embeddings))[SCORES]
 
 
 # Results ---------------------------------------------------------------------------------------------------------

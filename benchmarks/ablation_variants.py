@@ -37,12 +37,10 @@ from cellnorm.kinds import Kinds
 from cellnorm.sampling import Minibatch
 
 FULL, UNCORRECTED = "full", "uncorrected"
-# Of every variant, the full method included: it is given components, and nothing depends on the machine.
-FIXED: dict[str, Any] = {"n_comps": None, "device": "cpu"}
-if "strength" in CellNorm().get_params():
-    FIXED["strength"] = 1.0  # else rows would differ less where the data ask for less correction
-# What the search for anchors is called where it is used: the first name where several covariates can be given.
-SEARCH = "level_anchors" if hasattr(training, "level_anchors") else "find_anchors"
+# Of every variant, the full method included: it is given components, nothing depends on the machine, and rows do not
+# differ less where the data ask for less correction.
+FIXED: dict[str, Any] = {"n_comps": None, "device": "cpu", "strength": 1.0}
+SEARCH = "level_anchors"  # the search for anchors, in the estimator and in the training
 DRAWN = 4  # random cells among which a minibatch looks for its pairs, over the pairs wanted
 
 

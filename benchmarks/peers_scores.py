@@ -82,16 +82,18 @@ def graph_scores(graphs: Any, label: NDArray[Any]) -> Scores:
     return {"Leiden NMI": float(found["nmi"]), "Leiden ARI": float(found["ari"]), "Graph connectivity": connected}
 
 
-def embedding_scores(cells: ad.AnnData, Z: NDArray[Any]) -> Scores:
-    """All scores of scib-metrics, isolated labels and Leiden included; Total is .6 biology + .4 batch."""
+def scib_scores(cells: ad.AnnData, label_key: str, keys: list[str]) -> pd.DataFrame:
+    """All scores of scib-metrics, isolated labels and Leiden included, a row for each embedding in obsm.
+
+    Total is .6 biology + .4 batch. One benchmark serves all embeddings, since it compiles once.
+    """
     from scib_metrics.benchmark import Benchmarker, BioConservation
 
-    cells.obsm["Z"] = Z
     benchmark = Benchmarker(
         cells,
         "batch",
-        "label",
-        ["Z"],
+        label_key,
+        keys,
         pre_integrated_embedding_obsm_key="X_pca",  # without it the benchmark would write over X_pca
         bio_conservation_metrics=BioConservation(
             isolated_labels=True, nmi_ari_cluster_labels_leiden=True, nmi_ari_cluster_labels_kmeans=False
@@ -100,8 +102,13 @@ def embedding_scores(cells: ad.AnnData, Z: NDArray[Any]) -> Scores:
         progress_bar=False,
     )
     benchmark.benchmark()
-    row = benchmark.get_results(min_max_scale=False).drop(index="Metric Type").astype(float).loc["Z"]
-    return {str(name): float(value) for name, value in row.items()}
+    return benchmark.get_results(min_max_scale=False).loc[keys].astype(float)
+
+
+def embedding_scores(cells: ad.AnnData, Z: NDArray[Any]) -> Scores:
+    """The scores of one embedding."""
+    cells.obsm["Z"] = Z
+    return {str(name): float(value) for name, value in scib_scores(cells, "label", ["Z"]).loc["Z"].items()}
 
 
 class Judge:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellnorm.clusters import aligned, blocks, distances, near, numbered, own_clusters, side_by_side
-from cellnorm.counterparts import LEAST, K, close_partners
-from cellnorm.counterparts import against as evidence_against
+from cellnorm.counterparts import LEAST, K, against, close_partners
 
 __all__ = ["APART", "GRADES", "Finding", "View", "finding", "look", "worst"]
 
@@ -111,7 +110,7 @@ def look(before: NDArray[np.float32], after: NDArray[np.float32], batch: IntArra
             np.add.at(seen[when], (rows, cluster[part][table.ravel()]), 1)
     seen /= seen.sum(2, keepdims=True)
     apart = old, new, without_offset
-    told = partner.numpy(), evidence_against(x, partner, cluster, of_batch)
+    told = partner.numpy(), against(x, partner, cluster, of_batch)
     return View(batch, cluster, parts, of_batch, cells, *apart, seen[0], seen[1], *told, kept, {})
 
 
@@ -126,10 +125,10 @@ def finding(view: View, c: int) -> Finding:
             continue
         seen = near(view.after[view.cells[c], part], 5).numpy() + part.start
         onto = int(np.bincount(view.cluster[seen.ravel()]).argmax())
-        against = view.against[c, onto]
-        if against > DOUBTFUL and _merged_across(view, c, onto):
+        doubt = view.against[c, onto]
+        if doubt > DOUBTFUL and _merged_across(view, c, onto):
             merged_with = onto if merged_with < 0 else merged_with
-            verdict = worst(verdict, "over-corrected" if against > AGAINST else "look")
+            verdict = worst(verdict, "over-corrected" if doubt > AGAINST else "look")
         if (kin := _kin(view, c, part)) >= 0:
             gaps.append((_gap(view, "after", c, kin), _gap(view, "before", c, kin)))
     apart, apart_before = np.mean(gaps, axis=0) if gaps else (np.nan, np.nan)
