@@ -30,7 +30,7 @@ from ablation_pieces import (
 )
 from numpy.typing import NDArray
 
-from cellnorm import CellNorm, autoencoder, estimator, fitting, losses, training
+from cellnorm import CellNorm, autoencoder, components, fitting, losses, training
 from cellnorm.anchors import Anchors, cosine
 from cellnorm.counterparts import Counterparts
 from cellnorm.kinds import Kinds
@@ -78,13 +78,13 @@ def no_offsets() -> Iterator[None]:
 @contextmanager
 def no_refusal() -> Iterator[None]:
     """Clusters are judged as ever, since later draws depend on it, but all anchors are kept."""
-    find = piece(estimator, "find_counterparts")
+    find = piece(components, "find_counterparts")
 
     def found(*given: Any, **named: Any) -> Counterparts:
         told: Counterparts = find(*given, **named)
         return dataclasses.replace(told, allowed=np.ones_like(told.allowed))
 
-    with replaced(estimator, "find_counterparts", found):
+    with replaced(components, "find_counterparts", found):
         yield
 
 
