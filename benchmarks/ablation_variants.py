@@ -40,7 +40,7 @@ FULL, UNCORRECTED = "full", "uncorrected"
 # Of every variant, the full method included: it is given components, nothing depends on the machine, and rows do not
 # differ less where the data ask for less correction.
 FIXED: dict[str, Any] = {"n_comps": None, "device": "cpu", "strength": 1.0}
-SEARCH = "level_anchors"  # the search for anchors, in the estimator and in the training
+SEARCH = "level_anchors"  # the search for anchors, before and in the training
 DRAWN = 4  # random cells among which a minibatch looks for its pairs, over the pairs wanted
 
 
@@ -138,7 +138,7 @@ def inside() -> Iterator[None]:
             return train(*given, **named)
 
     with (
-        replaced(estimator, SEARCH, search),
+        replaced(components, SEARCH, search),
         replaced(training, SEARCH, search),
         replaced(fitting, "train", watched),
     ):

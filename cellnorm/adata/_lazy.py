@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ class Place(NamedTuple):
     def slot(self) -> str:
         """Where it is in the file."""
         if self.source.startswith("layers["):
-            return f"layers/{self.source[8:-2]}"
+            return f"layers/{literal_eval(self.source[len('layers[') : -1])}"
         return self.source.replace(".", "/")
 
 
@@ -184,4 +185,5 @@ class _Stretch:
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         values = np.asarray(self.array[start:stop])
-        return values.astype(np.float32) if values.dtype == np.float16 else values.astype(values.dtype.newbyteorder("="), copy=False)
+        native = np.float32 if values.dtype == np.float16 else values.dtype.newbyteorder("=")
+        return values.astype(native, copy=False)
