@@ -69,7 +69,7 @@ def _of_root(root: Any, batch_key: Sequence[str]) -> Contents:
     matrices = [root[place] for place in PLACES if place in root]
     found = [node for place in matrices for node in ([place] if _is_matrix(place) else _children(place))]
     batches = [root["obs"][key] for key in batch_key if key in root["obs"]]
-    n_batches = [len(column["categories"]) for column in batches if not hasattr(column, "shape")]
+    n_batches = [column["categories"].shape[0] for column in batches if not hasattr(column, "shape")]
     return Contents(
         n_cells=_length(root["obs"]),
         n_genes=_length(root["var"]),

@@ -106,12 +106,12 @@ def file_format(path: Path) -> str:
 
 
 def open_zarr(path: Path) -> zarr.Group:
-    """Open a store to be read.
+    """The root of a zarr store, of which reading runs no code.
 
     Raises
     ------
     DataError
-        An array in it is pickled: reading that could run code.
+        It holds a pickled array.
     """
     root = zarr.open_group(path, mode="r")
     for name, node in root.members(max_depth=None):

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import os
 import re
 import shutil
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from cellnorm.errors import DataError
 
-__all__ = ["check_embedding", "check_target", "default_output", "is_zarr", "names_file"]
-__all__ += ["reason", "replacing", "shown", "stem"]
+__all__ = ["check_target", "default_output", "is_zarr", "reason", "replacing", "shown", "stem"]
+__all__ += ["temporary_folder"]
 
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 # A folder counts as gone when it is not there so many looks in a row; after so many seconds it is given up.
@@ -146,52 +145,6 @@ def check_target(
     _check_folder(target)
 
 
-def names_file(path: str | os.PathLike[str]) -> Path:
-    """Where the names of the cells go, one in a line, beside an embedding that is written as .npy.
-
-    Examples
-    --------
-    >>> str(names_file("lab/z.npy"))
-    'lab/z.names.txt'
-    """
-    return Path(path).with_suffix(".names.txt")
-
-
-def check_embedding(
-    path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = (), *, force: bool = False
-) -> None:
-    """Refuse, before any long work, a file of names and embedding that could not be written in the end.
-
-    Parameters
-    ----------
-    path
-        Where it shall go: .h5ad, .parquet, which needs pyarrow, or .npy, whose names go into another file beside it.
-    inputs, force
-        See `check_target`.
-
-    Raises
-    ------
-    DataError
-        As `check_target`, for the file of the names too; or pyarrow is wanted and not installed.
-
-    Examples
-    --------
-    >>> check_embedding("z.csv")
-    Traceback (most recent call last):
-    ...
-    cellnorm.errors.DataError: The output must end in .h5ad or .parquet or .npy, found 'z.csv'.
-    """
-    check_target(path, inputs, force=force, suffixes=(".h5ad", ".parquet", ".npy"))
-    kind = Path(path).suffix.lower()
-    if kind == ".npy":
-        check_target(names_file(path), inputs, force=force, suffixes=(".txt",))
-    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise DataError(
-            f"{shown(path)} needs pyarrow, which is not installed. "
-            'Install it (pip install "cellnorm[parquet]"), or choose a name that ends in .h5ad or .npy.'
-        )
-
-
 def _check_folder(target: Path) -> None:
     if not target.parent.is_dir():
         raise DataError(f"There is no folder {shown(target.parent)} to write into. Make it, or choose another one.")
@@ -240,16 +193,40 @@ def replacing(target: Path) -> Iterator[Path]:
         _remove(aside)
 
 
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` that is removed in the end; those of processes that are no more go, too.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with temporary_folder(pathlib.Path(folder, "a.txt")) as temporary:
+    ...         _ = (temporary / "part").write_text("half")
+    ...     list(pathlib.Path(folder).iterdir())
+    []
+    """
+    folder = _sibling(target, "work")
+    _sweep(target)
+    _remove(folder)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def _sibling(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.{kind}")
 
 
 def _sweep(target: Path) -> None:
     """Remove the temporary siblings of processes that are no more, and of an earlier one that had this one's number."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old)")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old|work)")
     for name in os.listdir(target.parent):
         found = pattern.fullmatch(name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+        own = found is not None and int(found[1]) == os.getpid() and found[2] != "work"  # which may be in use
+        if found and (own or not _alive(int(found[1]))):
             _remove(target.with_name(name))
 
 
