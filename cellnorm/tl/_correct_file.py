@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cellnorm import io, parts
 from cellnorm.adata import Place, gene_mask, read_genes, read_shell, result_keys, result_slots, write_result
+from cellnorm.embedding_file import check_embedding, write_embedding
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.front import LinearFront
@@ -50,6 +51,7 @@ def correct_file(
     batch_key: str | Sequence[str],
     output: str | os.PathLike[str] | None = None,
     *,
+    embedding_only: str | os.PathLike[str] | None = None,
     layer: str | None = None,
     mask_var: str | Any = None,
     n_top_genes: int | None = None,
@@ -76,6 +78,9 @@ def correct_file(
         As in `cellnorm.tl.correct`.
     output
         Where to write, in the format of the source. None: as `cellnorm correct` names it, beside the source.
+    embedding_only
+        Write names and embedding alone into this file, .h5ad, .parquet or .npy (see
+        `cellnorm.embedding_file.write_embedding`), instead of a copy of the source.
     force
         Replace an output and a model that are there.
     work_dir
@@ -93,7 +98,7 @@ def correct_file(
     -------
     Path
         The file that was written: the source, and beside all that it holds the results that `cellnorm.tl.correct`
-        writes.
+        writes; or the embedding alone.
 
     Raises
     ------
@@ -120,9 +125,9 @@ def correct_file(
     model = CellNorm(**params)
     _check_numbers(model, asked["n_top_genes"])
     path = Path(source)
-    target, slots = default_output(path) if output is None else Path(output), result_slots(key_added)
-    check_target(target, [path], force=force)
-    io.check_grows(path, target, slots)
+    target, slots = _target(path, output, embedding_only, force=force), result_slots(key_added)
+    if embedding_only is None:
+        io.check_grows(path, target, slots)
     shell = read_shell(path)
     covariates = read_covariates(shell, [batch_key] if isinstance(batch_key, str) else batch_key)
     labels = batch_labels(shell, list(covariates))
@@ -148,8 +153,23 @@ def correct_file(
         info = record(model, {**asked, "mask_var": mask_var}, place.source, kind, genes, seconds, alarm)
         write_result(shell, key_added, embedding, info)
         with stage_of("write", {}, progress):
-            io.write(shell, target, source=path, keys=slots, force=force)
+            if embedding_only is None:
+                io.write(shell, target, source=path, keys=slots, force=force)
+            else:
+                write_embedding(shell, target, list(covariates), key_added=key_added, force=force)
     return target
+
+
+def _target(path: Path, output: Any, embedding_only: Any, *, force: bool) -> Path:
+    """Where the result goes, checked before any long work."""
+    if embedding_only is None:
+        target = default_output(path) if output is None else Path(output)
+        check_target(target, [path], force=force)
+        return target
+    if output is not None:
+        raise DataError("output and embedding_only were given: the one is a copy of the source, the other is none.")
+    check_embedding(embedding_only, [path], force=force)
+    return Path(embedding_only)
 
 
 def _check_numbers(model: CellNorm, n_top_genes: int) -> None:
