@@ -122,8 +122,8 @@ def _fixed(n_cells: int, n_top: int) -> float:
 def free_memory() -> int:
     """Bytes that this process may still take: the least of what the machine, its container and its limits leave.
 
-    On Linux MemAvailable, the limits of the control groups (version 1 and 2) less what they use and cannot give back, and
-    RLIMIT_AS less what is mapped. Elsewhere half of the machine's memory, and 8 GB where nothing tells.
+    On Linux MemAvailable, the limits of the control groups (version 1 and 2) less what they use and cannot give back,
+    and RLIMIT_AS less what is mapped. Elsewhere half of the machine's memory, and 8 GB where nothing tells.
     """
     found = [value for value in (_available(), *_of_groups(), _of_limit()) if value is not None]
     return max(0, min(found)) if found else _half()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from cellnorm.training import Progress
 
 __all__ = ["correct_file"]
+
+logger = logging.getLogger(__name__)
 
 MODEL = "model"  # of the work folder
 
@@ -150,6 +153,7 @@ def correct_file(
         if save_model is not None:
             model.save(save_model, force=force)
         seconds = {**folder.seconds, **model.seconds_}
+        logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items()))
         info = record(model, {**asked, "mask_var": mask_var}, place.source, kind, genes, seconds, alarm)
         write_result(shell, key_added, embedding, info)
         with stage_of("write", {}, progress):
