@@ -20,10 +20,11 @@ NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
     "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
-    "expression", "strength",
+    "expression", "strength", "parts", "survey", "components", "work",
 }  # fmt: skip
 GLUE = {
-    "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
+    "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "streaming", "report", "datasets", "text",
+    "embedding_file",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
@@ -36,6 +37,7 @@ LIBRARIES = {
     "errors": set(),
     "checkpoint": {"numpy", "safetensors", "sklearn", "torch"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
+    "embedding_file": {"anndata", "numpy", "pandas", "pyarrow"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},
     "__main__": set(),
@@ -214,7 +216,8 @@ def test_files_are_short() -> None:
 
 def test_every_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in project["dependencies"]}
+    entries = project["dependencies"] + project["optional-dependencies"]["parquet"]
+    declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in entries}
     used = set().union(*(foreign(tree) for tree in SOURCES.values()))
     # matplotlib comes with scanpy, which cannot be installed without it
     assert {"scikit-learn" if name == "sklearn" else name for name in used} - {"matplotlib"} <= declared
