@@ -19,7 +19,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import zarr
 from anndata.io import sparse_dataset, write_elem
 

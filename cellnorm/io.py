@@ -193,8 +193,8 @@ def check_grows(source: Path, target: Path, keys: Sequence[tuple[str, str]]) -> 
     kind = file_format(source)
     if target.suffix.lower() != f".{kind}":
         raise DataError(
-            f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. Name an output that ends "
-            f"in .{kind}, or correct the file in memory."
+            f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
+            f"Name an output that ends in .{kind}, or correct the file in memory."
         )
     if not _can_grow(source, kind, keys):
         raise DataError(

@@ -173,22 +173,25 @@ def _choose(
     if n_top_genes < 1:
         raise DataError(f"n_top_genes must be 1 or more, found {n_top_genes}.")
     mask = None if mask_var is None else gene_mask(adata, mask_var)
-    matrix, names, source, kind = choose_matrix(adata, layer)
-    matrix = canonical(matrix)
+    loaded, names, source, kind = choose_matrix(adata, layer)
+    matrix = canonical(loaded)
+    del loaded
     wanted = None if mask is None else masked_genes(adata, mask, names, source)
     levels, codes = np.unique(batch, return_inverse=True)
     parts = spans(matrix.shape[0])
     found = Survey.empty(len(levels), matrix.shape[1], counts=kind == "counts")
-    for done, span in enumerate(parts):
+
+    def tick(done: int) -> None:
         if progress is not None:
             progress("prepare", done, len(parts) + 1, None)
+
+    for done, span in enumerate(parts):
+        tick(done)
         found.add(survey(matrix, span, codes[span], len(levels), counts=found.counts, known=True))
     positions = choose_genes(found, names, levels, source, n_top_genes=n_top_genes, wanted=wanted)
-    if progress is not None:
-        progress("prepare", len(parts), len(parts) + 1, None)
+    tick(len(parts))
     chosen = log_values(matrix, positions, count_scale(matrix) if kind == "counts" else None)
-    if progress is not None:
-        progress("prepare", len(parts) + 1, len(parts) + 1, None)
+    tick(len(parts) + 1)
     return chosen, positions, names, source, kind
 
 
@@ -279,9 +282,7 @@ def _same_names(adata: AnnData, names: NDArray[np.object_]) -> bool:
     return np.array_equal(names, np.asarray(adata.var_names.astype(str), dtype=object))
 
 
-def masked_genes(
-    adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str
-) -> NDArray[np.intp]:
+def masked_genes(adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str) -> NDArray[np.intp]:
     """Places of the genes that a mask over var names in the matrix found, whose genes may be others."""
     if _same_names(adata, names):
         return np.flatnonzero(mask)

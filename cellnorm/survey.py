@@ -119,8 +119,8 @@ class Survey:
     @classmethod
     def empty(cls, n_batches: int, n_genes: int, *, counts: bool) -> Survey:
         """Of no cell yet."""
-        moments = np.zeros((2, n_batches, n_genes))
-        return cls(np.zeros(n_batches, np.int64), np.zeros(n_genes, np.int64), *moments, counts)
+        total, squares = np.zeros((2, n_batches, n_genes))
+        return cls(np.zeros(n_batches, np.int64), np.zeros(n_genes, np.int64), total, squares, counts)
 
     def add(self, other: Survey) -> None:
         """Add what was found of other cells."""
@@ -184,7 +184,7 @@ def survey(
     found = Survey.empty(n_batches, matrix.shape[1], counts=counts)
     for rows, block in blocks(matrix, span):
         if not known:
-            found.seen.look(block.data if sp.issparse(block) else block)
+            found.seen.look(block if isinstance(block, np.ndarray) else block.data)
             if found.seen.kind()[0] == "other":
                 continue
             if found.counts and not found.seen.whole:

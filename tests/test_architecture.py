@@ -23,8 +23,8 @@ NUMERICS = {
     "expression", "strength", "parts", "survey", "components", "work",
 }  # fmt: skip
 GLUE = {
-    "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "streaming", "report", "datasets", "text",
-    "embedding_file",
+    "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
+    "embedding_file", "streaming",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 

@@ -80,8 +80,8 @@ def correct_file(
     output
         Where to write, in the format of the source. None: as `cellnorm correct` names it, beside the source.
     embedding_only
-        Write names and embedding alone into this .h5ad, .parquet or .npy (see `cellnorm.embedding_file`), for files that
-        are too large to copy; there is no other output then.
+        Write names and embedding alone into this .h5ad, .parquet or .npy (see `cellnorm.embedding_file`): for files
+        that are too large to copy.
     force
         Replace an output and a model that are there.
     work_dir
@@ -120,10 +120,11 @@ def correct_file(
     cells.cellnorm.h5ad (60, 5)
     """
     result_keys(key_added)
-    asked = {"n_top_genes": N_TOP_GENES if n_top_genes is None else n_top_genes, "layer": layer, "use_rep": None}
+    n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
+    asked: dict[str, Any] = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": None}
     check_arguments(params, None)
     model = CellNorm(**params)
-    _check_numbers(model, asked["n_top_genes"])
+    _check_numbers(model, n_top_genes)
     path, slots = Path(source), result_slots(key_added)
     target = _target(path, output, embedding_only, slots, force=force)
     shell = read_shell(path)
@@ -132,7 +133,10 @@ def correct_file(
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
-    with work_folder(work_dir and Path(work_dir), job, beside=target) as folder, _runner(client) as run:
+    with (
+        work_folder(None if work_dir is None else Path(work_dir), job, beside=target) as folder,
+        _runner(client) as run,
+    ):
         passes = Passes(folder, shell.n_obs, run, progress)
         place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
         tell(kind, place.source, len(genes), labels, covariates)
