@@ -171,7 +171,9 @@ def _checked(path: Path, read: Callable[[], T]) -> T:
 
 
 @contextmanager
-def work_folder(path: Path | None, job: Mapping[str, Any], *, beside: Path | None = None) -> Iterator[WorkFolder]:
+def work_folder(
+    path: str | os.PathLike[str] | None, job: Mapping[str, Any], *, beside: Path | None = None
+) -> Iterator[WorkFolder]:
     """Open the work folder of a job, new or begun; nobody else can until it is closed or this process is no more.
 
     Parameters
@@ -192,6 +194,7 @@ def work_folder(path: Path | None, job: Mapping[str, Any], *, beside: Path | Non
         with temporary_folder(Path("work") if beside is None else beside) as folder:
             yield WorkFolder(folder)
         return
+    path = Path(path)
     _make(path)
     with open(path / LOCK, "a") as lock:
         if fcntl is not None:

@@ -14,15 +14,26 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellnorm import io, parts
-from cellnorm.adata import Place, gene_mask, read_genes, read_shell, result_keys, result_slots, write_result
+from cellnorm.adata import (
+    Place,
+    gene_mask,
+    masked_genes,
+    read_genes,
+    read_shell,
+    result_keys,
+    result_slots,
+    write_result,
+)
+from cellnorm.components import fit_components
 from cellnorm.embedding_file import write_embedding
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
+from cellnorm.formats import file_format
 from cellnorm.front import LinearFront
+from cellnorm.hvg import N_TOP_GENES, choose_genes
 from cellnorm.labels import batch_labels
 from cellnorm.output import check_embedding, check_target, default_output, shown
 from cellnorm.parts import Map
-from cellnorm.pp import N_TOP_GENES, choose_genes, masked_genes
 from cellnorm.streaming import Passes
 from cellnorm.tl._correct import (
     check_arguments,
@@ -134,14 +145,14 @@ def correct_file(
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
     with (
-        work_folder(None if work_dir is None else Path(work_dir), job, beside=target) as folder,
+        work_folder(work_dir, job, beside=target) as folder,
         _runner(client) as run,
     ):
         passes = Passes(folder, shell.n_obs, run, progress)
         place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
         tell(kind, place.source, len(genes), labels, covariates)
         if not (folder.path / MODEL).exists():
-            model.fit_components(pcs, front, list(covariates.values()), progress=progress)
+            fit_components(model, pcs, front, list(covariates.values()), progress=progress)
             tell_model(model, list(covariates), kind, genes, of_cells)
             model.save(folder.path / MODEL)
             for stage, taken in model.seconds_.items():
@@ -174,7 +185,17 @@ def _target(
     if embedding_only is None:
         target = default_output(source) if output is None else Path(output)
         check_target(target, [source], force=force)
-        io.check_grows(source, target, slots)
+        kind = file_format(source)
+        if target.suffix.lower() != f".{kind}":
+            raise DataError(
+                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. Name an output that "
+                f"ends in .{kind}, or correct the file in memory."
+            )
+        if not io.can_grow(source, kind, slots):
+            raise DataError(
+                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected in "
+                "memory, not streamed. Read it and write it anew once."
+            )
         return target
     if output is not None:
         raise DataError(
