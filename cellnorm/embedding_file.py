@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,57 +15,11 @@ from cellnorm import io
 from cellnorm.adata import result_keys, result_slots
 from cellnorm.errors import DataError
 from cellnorm.labels import listed
-from cellnorm.output import check_target, reason, replacing, shown
+from cellnorm.output import check_embedding, names_file, reason, replacing, shown
 
-__all__ = ["check_embedding", "names_file", "write_embedding"]
+__all__ = ["write_embedding"]
 
 ROWS = 2**17  # of a parquet row group: 25 MB of 50 dimensions
-
-
-def names_file(path: str | os.PathLike[str]) -> Path:
-    """Where the names of the cells go, one in a line, beside an embedding that is written as .npy.
-
-    Examples
-    --------
-    >>> str(names_file("lab/z.npy"))
-    'lab/z.names.txt'
-    """
-    return Path(path).with_suffix(".names.txt")
-
-
-def check_embedding(
-    path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = (), *, force: bool = False
-) -> None:
-    """Refuse, before any long work, a file of names and embedding that could not be written in the end.
-
-    Parameters
-    ----------
-    path
-        Where it shall go: .h5ad, .parquet, which needs pyarrow, or .npy, whose names go into another file beside it.
-    inputs, force
-        See `check_target`.
-
-    Raises
-    ------
-    DataError
-        As `check_target`, for the file of the names too; or pyarrow is wanted and not installed.
-
-    Examples
-    --------
-    >>> check_embedding("z.csv")
-    Traceback (most recent call last):
-    ...
-    cellnorm.errors.DataError: The output must end in .h5ad or .parquet or .npy, found 'z.csv'.
-    """
-    check_target(path, inputs, force=force, suffixes=(".h5ad", ".parquet", ".npy"))
-    kind = Path(path).suffix.lower()
-    if kind == ".npy":
-        check_target(names_file(path), inputs, force=force, suffixes=(".txt",))
-    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise DataError(
-            f"{shown(path)} needs pyarrow, which is not installed. "
-            'Install it (pip install "cellnorm[parquet]"), or choose a name that ends in .h5ad or .npy.'
-        )
 
 
 def write_embedding(
@@ -101,7 +54,7 @@ def write_embedding(
     Raises
     ------
     DataError
-        As `check_embedding`; there is no embedding; a name does not fit in a line (.npy); the disk is full.
+        As `output.check_embedding`; there is no embedding; a name does not fit in a line (.npy); the disk is full.
 
     Examples
     --------

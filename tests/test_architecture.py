@@ -20,11 +20,11 @@ NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
     "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
-    "expression", "strength", "memory",
+    "expression", "strength", "parts", "survey", "components", "work", "memory",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
-    "embedding_file", "contents",
+    "contents", "embedding_file", "streaming",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 

@@ -14,7 +14,7 @@ from command import correct, few_steps, folder_content, h5_content
 
 import cellnorm as cn
 from cellnorm import memory
-from cellnorm.embedding_file import names_file
+from cellnorm.output import names_file
 
 __all__ = ["few_steps"]
 

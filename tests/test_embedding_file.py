@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from cellnorm import embedding_file
 from cellnorm.adata import write_result
-from cellnorm.embedding_file import check_embedding, names_file, write_embedding
+from cellnorm.embedding_file import write_embedding
 from cellnorm.errors import DataError
+from cellnorm.output import check_embedding, names_file
 
 ALL = ["z.h5ad", "z.parquet", "z.npy"]
 

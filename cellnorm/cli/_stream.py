@@ -94,7 +94,7 @@ def _remedy(how: How) -> str:
 def result_of(inputs: tuple[Path, ...], output: Path | None, how: How, *, force: bool) -> Path:
     """Where the result goes, checked before any long work."""
     if how.embedding_only is not None:
-        from cellnorm.embedding_file import check_embedding
+        from cellnorm.output import check_embedding
 
         check_embedding(how.embedding_only, inputs, force=force)
         return how.embedding_only
@@ -163,7 +163,8 @@ def stream(
     """Correct a file part by part and write the result; `params` are those of `cellnorm.tl.correct_file`."""
     from cellnorm import io, tl
     from cellnorm.adata import read_shell, result_slots
-    from cellnorm.output import temporary_folder
+    from cellnorm.tl._correct_file import check_copy
+    from cellnorm.work import temporary_folder
 
     keys = batch_keys or found_batch_key(read_shell(source).obs)
     params = {**params, "work_dir": how.work_dir, "force": force, "progress": progress}
@@ -171,9 +172,8 @@ def stream(
         place: dict[str, Any] = {"output": target} if how.embedding_only is None else {"embedding_only": target}
         tl.correct_file(source, keys, **place, **params)
         return
-    slots = result_slots(umap=True)
     if how.embedding_only is None:
-        io.check_grows(source, target, slots)
+        check_copy(source, target, result_slots(umap=True))
     with temporary_folder(target) as folder:  # what the UMAP needs; the file itself is copied once
         tl.correct_file(source, keys, embedding_only=folder / EMBEDDING, **params)
         cells = io.read(folder / EMBEDDING)
