@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def read_seconds(path: str, answer: str) -> None:
 def exponents(runs: list[Run], name: str) -> list[str]:
     """How a stage grows from each size to the next."""
     shown = []
-    for less, more in zip(runs, runs[1:], strict=False):
+    for less, more in pairwise(runs):
         few, many = (run["seconds"].get(name, run.get(name, 0.0)) for run in (less, more))
         known = min(few, many) >= LEAST or many >= 10 * LEAST
         grows = math.log(many / max(few, 1e-3)) / math.log(more["cells"] / less["cells"]) if known else math.nan
