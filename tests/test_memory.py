@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from cellnorm import memory
 from cellnorm.contents import file_contents
+from cellnorm.datasets import simulate
 from cellnorm.memory import Contents, Matrix, free_memory, in_memory_peak, streamed_peak
 
 GB = 10**9
@@ -133,8 +135,10 @@ def test_a_million_cells_are_not_expected_to_fit_but_stream() -> None:
 
 
 PEAK = """
-import resource, sys
+import sys
 from cellnorm.cli import main
+from cellnorm.estimator import CellNorm
+CellNorm.__init__.__kwdefaults__["n_steps"] = 20
 main(["correct", sys.argv[1], "-b", "batch", "-q", "-o", sys.argv[2], *sys.argv[3:]], standalone_mode=False)
 """
 
@@ -146,3 +150,18 @@ def measured(source: Path, target: Path, *options: str) -> int:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize(
+    ("how", "expect"), [("--no-stream", in_memory_peak), ("--stream", streamed_peak)], ids=["in memory", "streamed"]
+)
+def test_the_peak_is_below_what_is_expected_and_not_far(
+    tmp_path: Path, how: str, expect: Callable[[Contents, int], int]
+) -> None:
+    """What no unit test can tell: how much the libraries and all copies take, of a process of its own."""
+    source = tmp_path / "cells.h5ad"
+    simulate(4000, 4000, depth=1500).write_h5ad(source)
+    contents = file_contents(source, ["batch"])
+    assert contents is not None
+    expected, peak = expect(contents, 2000), measured(source, tmp_path / "out.h5ad", how)
+    assert peak <= expected <= 1.5 * peak

@@ -52,8 +52,8 @@ def stream_options(command: Any) -> Any:
         "--embedding-only",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Write names and embedding alone, without the matrix: .h5ad, .parquet, or .npy with the names in "
-        "FILE.names.txt beside it.",
+        help="Write names and embedding alone, without the matrix: .h5ad, .parquet, or .npy with the names "
+        "beside it (z.npy: z.names.txt).",
     )
     return streamed(work(only(command)))
 
