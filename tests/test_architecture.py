@@ -24,6 +24,7 @@ NUMERICS = {
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
+    "cluster",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
@@ -36,6 +37,7 @@ LIBRARIES = {
     "errors": set(),
     "checkpoint": {"numpy", "safetensors", "sklearn", "torch"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
+    "cluster": {"distributed"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},
     "__main__": set(),
@@ -45,6 +47,7 @@ LIBRARIES = {
 OURS = {
     "errors": set(),
     "datasets": {"errors"},
+    "cluster": {"errors"},
     "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
@@ -214,7 +217,8 @@ def test_files_are_short() -> None:
 
 def test_every_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in project["dependencies"]}
+    entries = project["dependencies"] + project["optional-dependencies"]["cluster"]
+    declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in entries}
     used = set().union(*(foreign(tree) for tree in SOURCES.values()))
     # matplotlib comes with scanpy, which cannot be installed without it
     assert {"scikit-learn" if name == "sklearn" else name for name in used} - {"matplotlib"} <= declared
@@ -227,6 +231,7 @@ BREACHES = [
     (libraries, "tl", "import click"),
     (libraries, "io", "from tqdm.auto import tqdm"),
     (libraries, "datasets", "import torch"),
+    (libraries, "tl", "def f():\n    from distributed import Client"),
     (direction, "estimator", "from cellnorm.adata import choose_matrix"),
     (direction, "errors", "from cellnorm import front"),
     (direction, "tl", "from cellnorm.cli import main"),
