@@ -151,9 +151,10 @@ def test_nothing_is_left_on_the_scheduler(client: Any, cluster: Any, tmp_path: P
 def test_an_interrupted_run_cancels_what_is_in_flight(client: Any, cluster: Any, tmp_path: Path) -> None:
     tasks = [Toy(i, tmp_path, 1.0) for i in range(50)]
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         list(in_order(client)(toys.leaves_trace, tasks))
     assert eventually(lambda: not cluster.scheduler.tasks)
+    assert caught.tb  # which keeps alive what is not cancelled
     assert len(list(tmp_path.iterdir())) <= 2 * _map.IN_FLIGHT
 
 
@@ -280,16 +281,18 @@ def test_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
             list(in_order(connection)(toys.square, [Toy(1)]))
 
 
-def test_the_scheduler_is_lost_in_mid_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("while_waiting", [False, True])
+def test_the_scheduler_is_lost_in_mid_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_waiting: bool) -> None:
     monkeypatch.setattr(_connect, "CONNECT", 20.0)  # for both to start
     port = free_port()
     with started_by_hand(tmp_path, scheduler_program(port), worker_program(port, tmp_path)) as (scheduler, _):
         assert eventually(lambda: listens(port))
         with opened(f"tcp://127.0.0.1:{port}") as connection:
             connection._timeout = 0.5  # to find it again
-            answers = in_order(connection)(toys.square, [Toy(i, seconds=0.2) for i in range(50)])
+            answers = in_order(connection)(toys.square, [Toy(i, seconds=1.0 if i else 0.0) for i in range(50)])
             assert next(answers) == 0
-            scheduler.kill()
+            threading.Timer(0.4 if while_waiting else 0.0, scheduler.kill).start()
+            time.sleep(0.0 if while_waiting else 0.2)
             with pytest.raises(DataError, match="connection to its scheduler lost"):
                 list(answers)
 
