@@ -12,6 +12,7 @@ from pathlib import Path
 from cellnorm.errors import DataError
 
 __all__ = ["check_target", "default_output", "is_zarr", "reason", "replacing", "shown", "stem"]
+__all__ += ["temporary_folder"]
 
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 # A folder counts as gone when it is not there so many looks in a row; after so many seconds it is given up.
@@ -186,16 +187,40 @@ def replacing(target: Path) -> Iterator[Path]:
         _remove(aside)
 
 
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` that is removed in the end; those of processes that are no more go, too.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with temporary_folder(pathlib.Path(folder, "a.txt")) as temporary:
+    ...         _ = (temporary / "part").write_text("half")
+    ...     list(pathlib.Path(folder).iterdir())
+    []
+    """
+    folder = _sibling(target, "work")
+    _sweep(target)
+    _remove(folder)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def _sibling(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{os.getpid()}.{kind}")
 
 
 def _sweep(target: Path) -> None:
     """Remove the temporary siblings of processes that are no more, and of an earlier one that had this one's number."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old)")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old|work)")
     for name in os.listdir(target.parent):
         found = pattern.fullmatch(name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
+        own = found is not None and int(found[1]) == os.getpid() and found[2] != "work"  # which may be in use
+        if found and (own or not _alive(int(found[1]))):
             _remove(target.with_name(name))
 
 
