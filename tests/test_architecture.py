@@ -47,7 +47,7 @@ LIBRARIES = {
 OURS = {
     "errors": set(),
     "datasets": {"errors"},
-    "cluster": {"errors"},
+    "cluster": {"errors", "parts"},
     "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},

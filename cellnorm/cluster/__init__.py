@@ -6,6 +6,6 @@ executes what it is sent: the cluster must be trusted. Only this package knows d
 """
 
 from cellnorm.cluster._connect import opened
-from cellnorm.cluster._map import in_order, on_cluster
+from cellnorm.cluster._map import in_order, on_cluster, workers
 
-__all__ = ["in_order", "on_cluster", "opened"]
+__all__ = ["in_order", "on_cluster", "opened", "workers"]

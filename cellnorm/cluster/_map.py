@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -12,17 +13,19 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cellnorm import __version__
+from cellnorm.cluster._connect import opened
 from cellnorm.cluster._needs import PROBE, Needs, complaint, needs_of
 from cellnorm.errors import DataError
+from cellnorm.parts import Map
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Map", "in_order", "on_cluster"]
+__all__ = ["in_order", "on_cluster", "workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,16 +33,31 @@ IN_FLIGHT = 2  # tasks for each worker: one that it does and one that waits, so 
 POLL = 5.0  # seconds between two looks at whether anybody still works
 DESERTED = 120.0  # seconds that a run waits for a worker to come (back)
 
-A = TypeVar("A")
-R = TypeVar("R")
-Map = Callable[[Callable[[A], R], Sequence[A]], Iterator[R]]
-
 # Limits on the threads of numerics hold for a whole process: two tasks side by side would lift each other's.
 _alone = threading.Lock()
 
 
 @contextmanager
-def on_cluster(client: Client, source: Path, folder: Path) -> Iterator[Map[Any, Any]]:
+def workers(client: Client | str | None, source: Path, folder: Path) -> Iterator[Map]:
+    """Who does the parts: a cluster, see `opened` and `on_cluster`, or the builtin `map`.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from cellnorm.cluster import workers
+    >>> with workers(None, Path(), Path()) as run:
+    ...     list(run(abs, [-1, -2]))
+    [1, 2]
+    """
+    if client is None:
+        yield map
+        return
+    with opened(client) as connection, on_cluster(connection, source, folder) as run:
+        yield run
+
+
+@contextmanager
+def on_cluster(client: Client, source: Path, folder: Path) -> Iterator[Map]:
     """`in_order` for work that reads a file and writes into a folder, both on storage that all workers share.
 
     All workers that are there are looked at before the work, and those that come later before their first task.
@@ -59,7 +77,7 @@ def on_cluster(client: Client, source: Path, folder: Path) -> Iterator[Map[Any, 
         Naming the worker that does not see the one or the other, or has other versions of cellnorm or of libraries that
         have a say in the result.
     """
-    source, folder = Path(source).resolve(), Path(folder).resolve()
+    source, folder = Path(source).absolute(), Path(folder).absolute()
     probe = folder / PROBE
     probe.write_text(written := uuid4().hex)
     try:
@@ -88,7 +106,7 @@ def _check(client: Client, needs: Needs) -> None:
             raise DataError(f"The worker {address} {said}.")
 
 
-def in_order(client: Client, needs: Needs | None = None) -> Map[Any, Any]:
+def in_order(client: Client, needs: Needs | None = None) -> Map:
     """Something like the builtin `map` that works on a cluster.
 
     Answers come in the order of the tasks. No more than two tasks for each worker are in flight, so that neither
@@ -113,7 +131,7 @@ def in_order(client: Client, needs: Needs | None = None) -> Map[Any, Any]:
         From the iterator: if the scheduler is lost, no worker is left for two minutes, or several die of one task.
     """
 
-    def run(function: Callable[[A], R], tasks: Sequence[A]) -> Iterator[R]:
+    def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
         waiting: deque[Future] = deque()
         rest = iter(tasks)
         try:
@@ -123,11 +141,13 @@ def in_order(client: Client, needs: Needs | None = None) -> Map[Any, Any]:
                     key = f"cellnorm-{_name(function)}-{uuid4().hex}"
                     waiting.append(client.submit(partial(_do, needs, function, task), key=key, pure=False))
                 if not waiting:
-                    return
+                    break
                 answer = _answer(client, waiting[0])
                 waiting.popleft()  # its worker forgets it, now that nobody here knows it
                 yield answer
                 del answer  # before the next one comes
+            if needs is not None:
+                os.listdir(needs.folder)  # NFS remembers for a while which files were not there, unless it is asked
         finally:
             if waiting and client.status == "running":
                 client.cancel(list(waiting), force=True)
@@ -135,7 +155,7 @@ def in_order(client: Client, needs: Needs | None = None) -> Map[Any, Any]:
     return run
 
 
-def _do(needs: Needs | None, function: Callable[[A], R], task: A) -> R:
+def _do(needs: Needs | None, function: Callable[[Any], Any], task: Any) -> Any:
     """What a worker does for a task."""
     from distributed import get_worker
 

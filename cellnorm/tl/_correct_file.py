@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from cellnorm import io, parts
 from cellnorm.adata import Place, gene_mask, read_genes, read_shell, result_keys, result_slots, write_result
+from cellnorm.cluster import workers
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.front import LinearFront
 from cellnorm.labels import batch_labels
 from cellnorm.output import check_target, default_output
-from cellnorm.parts import Map
 from cellnorm.pp import N_TOP_GENES, choose_genes, masked_genes
 from cellnorm.streaming import Passes
 from cellnorm.tl._correct import (
@@ -82,7 +82,9 @@ def correct_file(
         Keep what was done in this folder, from which an interrupted run with the same arguments goes on; its result is
         the same to the bit. None: a temporary folder.
     client
-        Who does the parts. None: this process.
+        Who does the parts: address of a dask scheduler, as "tcp://host:8786", or a `distributed.Client`. Its workers
+        must see the source and the work folder under the paths that they have here; training stays here, and the
+        result is the same to the bit. None: this process.
     progress
         Called with (stage, done, total, loss or None); the stages are "survey", "values", "pca", those of
         `CellNorm.fit` after these, "encode" and "write".
@@ -99,7 +101,7 @@ def correct_file(
     ------
     DataError
         As `cellnorm.tl.correct`; the source cannot be streamed, the output cannot be written, the work folder is of
-        another job or in use.
+        another job or in use; nobody answers as `client`, or its workers lack what they need.
     TypeError
         If a parameter is not one of `cellnorm.CellNorm`.
 
@@ -129,9 +131,14 @@ def correct_file(
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
-    with work_folder(None if work_dir is None else Path(work_dir), job, beside=target) as folder:
-        passes = Passes(folder, shell.n_obs, _map(client), progress)
-        place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
+    with (
+        work_folder(None if work_dir is None else Path(work_dir), job, beside=target) as folder,
+        workers(client, path, folder.path) as run,
+    ):
+        passes = Passes(folder, shell.n_obs, run, progress)
+        place, kind, genes, front, pcs = _components(
+            passes, path.absolute(), shell, list(covariates.values()), mask, model, asked
+        )
         tell(kind, place.source, len(genes), labels, covariates)
         if not (folder.path / MODEL).exists():
             model.fit_components(pcs, front, list(covariates.values()), progress=progress)
@@ -140,7 +147,8 @@ def correct_file(
             for stage, taken in model.seconds_.items():
                 folder.add_seconds(stage, taken)
         model = CellNorm.load(folder.path / MODEL, device=model.device)
-        embedding = passes.embedding(folder.path / MODEL, model.device, model.n_latent)
+        device = model.device if client is None else "cpu"  # what all workers have
+        embedding = passes.embedding(folder.path / MODEL, device, model.n_latent)
         say(alarm := model.check(progress=progress), model.evidence_.why)
         if save_model is not None:
             model.save(save_model, force=force)
@@ -195,10 +203,3 @@ def _job(path: Path, asked: dict[str, Any], mask: NDArray[np.bool_] | None, mode
         "versions": versions(),
         "parts": [parts.SPAN_ROWS, parts.MOST_SPANS],
     }
-
-
-def _map(client: Any) -> Map:
-    """Who does the parts."""
-    if client is not None:
-        raise DataError("A cluster was asked for. Leave client out.")
-    return map
