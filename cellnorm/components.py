@@ -68,14 +68,14 @@ def fit_components(
 
 
 def begin(model: Any, batch: Any, n_cells: int, n_features: int) -> Labels:
-    """Forget what was fitted before and read the labels: batch of each cell, and the levels that batches are made of."""
+    """Forget what was fitted before; read the batch of each cell, and the levels that batches are made of."""
     check_strength(model.strength)
     names, codes, design = encode_labels(batch, n_cells)
     model.device_ = choose_device(model.device)
     model.batches_, model.counts_, model.n_features_in_ = names, np.bincount(codes), n_features
-    model.seconds_: dict[str, float] = {}
-    model.input_: dict[str, Any] = {}
-    model.labels_: dict[str, NDArray[np.object_]] = {}
+    model.seconds_ = {}
+    model.input_ = {}
+    model.labels_ = {}
     model.added_batch_ = np.empty(0, np.int64)
     return codes, design
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from cellnorm import checkpoint, components, reuse
+from cellnorm import checkpoint, reuse
 from cellnorm.components import begin, codes_of, learn, place
 from cellnorm.determinism import one_thread
 from cellnorm.front import LinearFront
+from cellnorm.strength import Strength
 from cellnorm.training import Progress, stage
 from cellnorm.validation import check_matrix, check_strength, check_width
 
@@ -156,7 +157,8 @@ class CellNorm(BaseEstimator):
     @property
     def strength_(self) -> float:
         """How strongly the fitted model corrects, from 0 to 1."""
-        return self.evidence_.value
+        evidence: Strength = self.evidence_
+        return evidence.value
 
     def transform(self, X: Any, batch: Any = None, *, strength: float | None = None) -> NDArray[np.float32]:
         """Embed cells with the frozen statistics of their batches; a cell's answer does not depend on its companions.
@@ -200,7 +202,6 @@ class CellNorm(BaseEstimator):
     # What a fitted model is used for later; documented where it is written.
     check, add_batch, inverse_transform = reuse.check, reuse.add_batch, reuse.inverse_transform
     reference_embedding, stability_bound = reuse.reference_embedding, reuse.stability_bound
-    fit_components = components.fit_components
     save = checkpoint.save
 
     @classmethod

@@ -14,15 +14,75 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellnorm.errors import DataError
+from cellnorm.labels import listed
 from cellnorm.survey import Survey
 
-__all__ = ["highly_variable"]
+__all__ = ["N_TOP_GENES", "choose_genes", "highly_variable"]
 
+N_TOP_GENES = 2000
+MIN_CELLS = 3  # a gene found in fewer cells says nothing about them
 MIN_BATCH = 10  # from fewer cells no variance can be told (scanpy issue 1504): such a batch has no say
 N_BINS = 20
 # The larger dispersion of two genes in a bin is always 1 / sqrt(2): ties are common. Rounded, they are ties
 # whatever the order in which cells were summed; scanpy leaves them to the last bit.
 DECIMALS = 8
+
+
+def choose_genes(
+    found: Survey,
+    names: NDArray[np.object_],
+    levels: NDArray[Any],
+    source: str,
+    *,
+    n_top_genes: int = N_TOP_GENES,
+    wanted: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """Places of the genes to use, ascending.
+
+    Parameters
+    ----------
+    found
+        What was found in the matrix.
+    names
+        Names of its genes, shape (n_genes,).
+    levels
+        Names of the batches, shape (n_batches,).
+    source
+        Where the matrix lies, for messages.
+    n_top_genes
+        How many of the most variable to choose.
+    wanted
+        Use exactly these.
+
+    Raises
+    ------
+    DataError
+        If no gene is in three or more cells, or a batch has no gene that others express too.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from cellnorm.survey import survey
+    >>> counts = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 30)))
+    >>> found = survey(counts, slice(0, 40), np.repeat([0, 1], 20), 2)
+    >>> choose_genes(found, np.arange(30).astype(object), np.array(["a", "b"]), "X", n_top_genes=12).shape
+    (12,)
+    """
+    usable = found.n_found >= MIN_CELLS
+    if not usable.any():
+        raise DataError(
+            f"{source} has no gene with a value above zero in {MIN_CELLS} or more of its {found.n_cells.sum()} cells. "
+            "Check that it holds the expression."
+        )
+    if wanted is not None:
+        positions = wanted
+    elif usable.sum() <= n_top_genes:
+        positions = np.flatnonzero(usable)
+    else:
+        positions = highly_variable(found, names, usable, n_top_genes=n_top_genes)
+    _check_shared(found.total[:, positions] > 0, levels)
+    return positions
 
 
 def highly_variable(
@@ -106,3 +166,13 @@ def _normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float
     with np.errstate(divide="ignore", invalid="ignore"):  # genes of one bin with the same dispersion: 0 / 0 is NaN
         normalised[expressed] = np.where(alone, dispersion / centre, (dispersion - centre) / spread)
     return normalised
+
+
+def _check_shared(expressed: NDArray[np.bool_], levels: NDArray[Any]) -> None:
+    """Refuse a batch with expressed genes of which no other batch expresses any: nothing could be compared."""
+    common = expressed.sum(axis=0) > 1
+    if len(apart := levels[expressed.any(axis=1) & ~(expressed & common).any(axis=1)]):
+        raise DataError(
+            f"No gene is expressed both in batch {listed(apart)} and in another batch. "
+            "Check that all batches name their genes alike (symbols or Ensembl ids, one species)."
+        )

@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellnorm.adata import choose_matrix, gene_mask, write_pca
+from cellnorm.adata import choose_matrix, gene_mask, masked_genes, same_genes, write_pca
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
-from cellnorm.hvg import highly_variable
-from cellnorm.labels import batch_labels, listed
-from cellnorm.parts import blocks, spans
-from cellnorm.survey import Survey, canonical, count_scale, log_block, survey
+from cellnorm.hvg import N_TOP_GENES, choose_genes
+from cellnorm.labels import batch_labels
+from cellnorm.parts import spans
+from cellnorm.survey import Survey, canonical, count_scale, log_values, survey
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["N_TOP_GENES", "choose_genes", "log_expression", "log_values", "masked_genes", "prepare"]
-
-N_TOP_GENES = 2000
-MIN_CELLS = 3  # a gene found in fewer cells says nothing about them
+__all__ = ["log_expression", "prepare"]
 
 Chosen = tuple[Any, NDArray[np.intp], NDArray[np.object_], str, str]
 
@@ -173,130 +169,33 @@ def _choose(
     if n_top_genes < 1:
         raise DataError(f"n_top_genes must be 1 or more, found {n_top_genes}.")
     mask = None if mask_var is None else gene_mask(adata, mask_var)
-    matrix, names, source, kind = choose_matrix(adata, layer)
-    matrix = canonical(matrix)
+    loaded, names, source, kind = choose_matrix(adata, layer)
+    matrix = canonical(loaded)
+    del loaded
     wanted = None if mask is None else masked_genes(adata, mask, names, source)
     levels, codes = np.unique(batch, return_inverse=True)
     parts = spans(matrix.shape[0])
     found = Survey.empty(len(levels), matrix.shape[1], counts=kind == "counts")
-    for done, span in enumerate(parts):
+
+    def tick(done: int) -> None:
         if progress is not None:
             progress("prepare", done, len(parts) + 1, None)
+
+    for done, span in enumerate(parts):
+        tick(done)
         found.add(survey(matrix, span, codes[span], len(levels), counts=found.counts, known=True))
     positions = choose_genes(found, names, levels, source, n_top_genes=n_top_genes, wanted=wanted)
-    if progress is not None:
-        progress("prepare", len(parts), len(parts) + 1, None)
+    tick(len(parts))
     chosen = log_values(matrix, positions, count_scale(matrix) if kind == "counts" else None)
-    if progress is not None:
-        progress("prepare", len(parts) + 1, len(parts) + 1, None)
+    tick(len(parts) + 1)
     return chosen, positions, names, source, kind
-
-
-def choose_genes(
-    found: Survey,
-    names: NDArray[np.object_],
-    levels: NDArray[Any],
-    source: str,
-    *,
-    n_top_genes: int = N_TOP_GENES,
-    wanted: NDArray[np.intp] | None = None,
-) -> NDArray[np.intp]:
-    """Places of the genes to use, ascending.
-
-    Parameters
-    ----------
-    found
-        What was found in the matrix.
-    names
-        Names of its genes, shape (n_genes,).
-    levels
-        Names of the batches, shape (n_batches,).
-    source
-        Where the matrix lies, for messages.
-    n_top_genes
-        How many of the most variable to choose.
-    wanted
-        Use exactly these.
-
-    Raises
-    ------
-    DataError
-        If no gene is in three or more cells, or a batch has no gene that others express too.
-
-    Examples
-    --------
-    >>> import numpy as np, scipy.sparse as sp
-    >>> from cellnorm.survey import survey
-    >>> counts = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 30)))
-    >>> found = survey(counts, slice(0, 40), np.repeat([0, 1], 20), 2)
-    >>> choose_genes(found, np.arange(30).astype(object), np.array(["a", "b"]), "X", n_top_genes=12).shape
-    (12,)
-    """
-    usable = found.n_found >= MIN_CELLS
-    if not usable.any():
-        raise DataError(
-            f"{source} has no gene with a value above zero in {MIN_CELLS} or more of its {found.n_cells.sum()} cells. "
-            "Check that it holds the expression."
-        )
-    if wanted is not None:
-        positions = wanted
-    elif usable.sum() <= n_top_genes:
-        positions = np.flatnonzero(usable)
-    else:
-        positions = highly_variable(found, names, usable, n_top_genes=n_top_genes)
-    _check_shared(found.total[:, positions] > 0, levels)
-    return positions
-
-
-def log_values(matrix: Any, positions: NDArray[np.intp], scale: NDArray[np.float64] | None) -> Any:
-    """Log-normalised values of some genes of a CSR matrix in canonical format: CSR of float32."""
-    chosen = np.zeros(matrix.shape[1], bool)
-    chosen[positions] = True
-    n_values = sum(np.count_nonzero(chosen[block.indices]) for _, block in blocks(matrix))
-    data, indices = np.empty(n_values, np.float32), np.empty(n_values, np.int32)
-    indptr = np.zeros(matrix.shape[0] + 1, np.int64)
-    filled = 0
-    for rows, block in blocks(matrix):
-        part = log_block(block, positions, None if scale is None else scale[rows])
-        end = filled + part.nnz
-        data[filled:end], indices[filled:end] = part.data, part.indices
-        indptr[rows.start + 1 : rows.stop + 1] = filled + part.indptr[1:]
-        filled = end
-    return sp.csr_matrix((data, indices, indptr), shape=(matrix.shape[0], len(positions)))
-
-
-def _check_shared(expressed: NDArray[np.bool_], levels: NDArray[Any]) -> None:
-    """Refuse a batch with expressed genes of which no other batch expresses any: nothing could be compared."""
-    common = expressed.sum(axis=0) > 1
-    if len(apart := levels[expressed.any(axis=1) & ~(expressed & common).any(axis=1)]):
-        raise DataError(
-            f"No gene is expressed both in batch {listed(apart)} and in another batch. "
-            "Check that all batches name their genes alike (symbols or Ensembl ids, one species)."
-        )
-
-
-def _same_names(adata: AnnData, names: NDArray[np.object_]) -> bool:
-    return np.array_equal(names, np.asarray(adata.var_names.astype(str), dtype=object))
-
-
-def masked_genes(
-    adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str
-) -> NDArray[np.intp]:
-    """Places of the genes that a mask over var names in the matrix found, whose genes may be others."""
-    if _same_names(adata, names):
-        return np.flatnonzero(mask)
-    wanted = set(adata.var_names[mask].astype(str))
-    positions = np.flatnonzero([name in wanted for name in names])
-    if not len(positions):
-        raise DataError(f"mask_var names {len(wanted)} genes, but {source} has none of them. Name them as var does.")
-    return positions
 
 
 def _positions_in_var(
     adata: AnnData, names: NDArray[np.object_], positions: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Places in var of the chosen genes, and which of the chosen they are; genes that var lacks are left out."""
-    if _same_names(adata, names):
+    if same_genes(adata, names):
         return positions, np.arange(len(positions))
     place = {name: i for i, name in reversed(list(enumerate(adata.var_names.astype(str))))}
     pairs = {place[name]: row for row, name in enumerate(names[positions]) if name in place}

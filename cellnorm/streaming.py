@@ -85,7 +85,7 @@ class Passes:
         DataError
             If there is no usable matrix.
         """
-        there = {place.source: place for place in file_places(path, layer)}
+        there = {place.source: place for place in file_places(path.absolute(), layer)}
         with atomic(self.file("codes")) as handle:
             np.save(handle, codes.astype(np.int32))
         found: dict[str, Survey] = {}
@@ -112,7 +112,8 @@ class Passes:
             if _sum(files).seen.kind()[0] == "log":  # then a part of whole numbers is one of logarithms, too
                 wrong = [i for i, file in enumerate(files) if _loaded(file).counts]
                 again = partial(_survey_part, place, str(self.file("codes")), n_batches, True)
-                for i, file in zip(wrong, self.folder.parts(f"{name}-log", again, [parts[i] for i in wrong], self.run)):
+                right = self.folder.parts(f"{name}-log", again, [parts[i] for i in wrong], self.run)
+                for i, file in zip(wrong, right, strict=True):
                     files[i] = file
             with atomic(whole) as handle:
                 _save(_sum(files), handle)
@@ -120,7 +121,9 @@ class Passes:
             self.folder.drop(f"{name}-log")
         return _loaded(whole)
 
-    def front(self, place: Place, positions: NDArray[np.intp], n_comps: int, *, counts: bool) -> tuple[LinearFront, int]:
+    def front(
+        self, place: Place, positions: NDArray[np.intp], n_comps: int, *, counts: bool
+    ) -> tuple[LinearFront, int]:
         """Take the log values of some genes out of the file, and find the principal components.
 
         Parameters
@@ -261,8 +264,8 @@ def _save(found: Survey, out: IO[bytes]) -> None:
 
 def _loaded(file: Path) -> Survey:
     arrays = load_arrays(file)
-    seen = Seen(**json.loads(str(arrays.pop("seen"))))
-    return Survey(**{**arrays, "counts": bool(arrays["counts"])}, seen=seen)
+    seen, counts = Seen(**json.loads(str(arrays.pop("seen")))), bool(arrays.pop("counts"))
+    return Survey(**arrays, counts=counts, seen=seen)
 
 
 def _sum(files: list[Path]) -> Survey:

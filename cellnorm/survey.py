@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cellnorm.parts import BLOCK_ROWS, Rows, blocks
 
-__all__ = ["LOG_MAX", "TARGET_SUM", "Seen", "Survey", "canonical", "count_scale", "log_block", "stored_values"]
-__all__ += ["survey"]
+__all__ = ["LOG_MAX", "TARGET_SUM", "Seen", "Survey", "canonical", "count_scale", "log_block", "log_values"]
+__all__ += ["stored_values", "survey"]
 
 TARGET_SUM = 1e4
 # Log-normalised values stay far below this in any base (10,000 counts per cell: 9.2 in base e, 13.3 in base 2).
@@ -119,8 +119,8 @@ class Survey:
     @classmethod
     def empty(cls, n_batches: int, n_genes: int, *, counts: bool) -> Survey:
         """Of no cell yet."""
-        moments = np.zeros((2, n_batches, n_genes))
-        return cls(np.zeros(n_batches, np.int64), np.zeros(n_genes, np.int64), *moments, counts)
+        total, squares = np.zeros((2, n_batches, n_genes))
+        return cls(np.zeros(n_batches, np.int64), np.zeros(n_genes, np.int64), total, squares, counts)
 
     def add(self, other: Survey) -> None:
         """Add what was found of other cells."""
@@ -184,7 +184,7 @@ def survey(
     found = Survey.empty(n_batches, matrix.shape[1], counts=counts)
     for rows, block in blocks(matrix, span):
         if not known:
-            found.seen.look(block.data if sp.issparse(block) else block)
+            found.seen.look(block if isinstance(block, np.ndarray) else block.data)
             if found.seen.kind()[0] == "other":
                 continue
             if found.counts and not found.seen.whole:
@@ -238,3 +238,20 @@ def log_block(block: Any, positions: NDArray[np.intp], scale: NDArray[np.float64
     values = stored_values(part, scale)
     data = np.asarray(values if scale is None else np.log1p(values, out=values), np.float32)
     return sp.csr_matrix((data, part.indices, part.indptr), shape=part.shape)
+
+
+def log_values(matrix: Any, positions: NDArray[np.intp], scale: NDArray[np.float64] | None) -> Any:
+    """Log-normalised values of some genes of a CSR matrix in canonical format: CSR of float32."""
+    chosen = np.zeros(matrix.shape[1], bool)
+    chosen[positions] = True
+    n_values = sum(np.count_nonzero(chosen[block.indices]) for _, block in blocks(matrix))
+    data, indices = np.empty(n_values, np.float32), np.empty(n_values, np.int32)
+    indptr = np.zeros(matrix.shape[0] + 1, np.int64)
+    filled = 0
+    for rows, block in blocks(matrix):
+        part = log_block(block, positions, None if scale is None else scale[rows])
+        end = filled + part.nnz
+        data[filled:end], indices[filled:end] = part.data, part.indices
+        indptr[rows.start + 1 : rows.stop + 1] = filled + part.indptr[1:]
+        filled = end
+    return sp.csr_matrix((data, indices, indptr), shape=(matrix.shape[0], len(positions)))

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
-from cellnorm.output import reason, shown, temporary_folder
+from cellnorm.output import reason, remove, shown, sibling, sweep
 from cellnorm.parts import Map
 
 try:
@@ -35,6 +35,7 @@ FORMAT, VERSION = "cellnorm work folder", 1
 JOB, LOCK, SECONDS = "job.json", "lock", "seconds.json"
 IN_MEMORY = 2**28  # bytes of an array that is read into memory; a larger one is mapped
 Write = Callable[[Any, IO[bytes]], None]
+T = TypeVar("T")
 
 
 @contextmanager
@@ -144,7 +145,11 @@ def _written(write: Write, task: tuple[Any, str]) -> None:
 
 def load_rows(path: Path) -> NDArray[Any]:
     """An array of a stage: in memory, or mapped if it is large."""
-    return _checked(path, lambda: np.load(path, "r" if path.stat().st_size > IN_MEMORY else None, allow_pickle=False))
+
+    def read() -> NDArray[Any]:
+        return np.asarray(np.load(path, "r" if path.stat().st_size > IN_MEMORY else None, allow_pickle=False))
+
+    return _checked(path, read)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -157,7 +162,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     return _checked(path, read)
 
 
-def _checked(path: Path, read: Callable[[], Any]) -> Any:
+def _checked(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except (OSError, ValueError, EOFError) as error:
@@ -166,7 +171,9 @@ def _checked(path: Path, read: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def work_folder(path: Path | None, job: Mapping[str, Any], *, beside: Path | None = None) -> Iterator[WorkFolder]:
+def work_folder(
+    path: str | os.PathLike[str] | None, job: Mapping[str, Any], *, beside: Path | None = None
+) -> Iterator[WorkFolder]:
     """Open the work folder of a job, new or begun; nobody else can until it is closed or this process is no more.
 
     Parameters
@@ -187,6 +194,7 @@ def work_folder(path: Path | None, job: Mapping[str, Any], *, beside: Path | Non
         with temporary_folder(Path("work") if beside is None else beside) as folder:
             yield WorkFolder(folder)
         return
+    path = Path(path)
     _make(path)
     with open(path / LOCK, "a") as lock:
         if fcntl is not None:
@@ -199,6 +207,29 @@ def work_folder(path: Path | None, job: Mapping[str, Any], *, beside: Path | Non
         for left in path.glob(".*.tmp"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield WorkFolder(path)
+
+
+@contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` that is removed in the end; those of processes that are no more go, too.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with temporary_folder(pathlib.Path(folder, "a.txt")) as temporary:
+    ...         _ = (temporary / "part").write_text("half")
+    ...     list(pathlib.Path(folder).iterdir())
+    []
+    """
+    folder = sibling(target, "work")
+    sweep(target)
+    remove(folder)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        remove(folder)
 
 
 def _make(path: Path) -> None:
@@ -221,18 +252,18 @@ def _check(path: Path, job: dict[str, Any]) -> None:
     found = _read_json(path / JOB)
     for name in [*asked, *(set(found) - set(asked))]:
         if found.get(name) != asked.get(name):
+            now, then = (repr(str(job.get(name)))[:200] for job in (asked, found))
             raise DataError(
-                f"The work folder {shown(path)} was begun for another job: {name} is {str(asked.get(name))!r:.200} and was "
-                f"{str(found.get(name))!r:.200}. Ask for the same again, or choose another work folder."
+                f"The work folder {shown(path)} was begun for another job: {name} is {now} and was {then}. "
+                "Ask for the same again, or choose another work folder."
             )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     def read() -> dict[str, Any]:
-        found = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
         if not isinstance(found, dict):
             raise ValueError("it is not as it was written")
         return found
 
-    found: dict[str, Any] = _checked(path, read)
-    return found
+    return _checked(path, read)

@@ -20,11 +20,11 @@ NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
     "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
-    "expression", "strength",
+    "expression", "strength", "parts", "survey", "components", "work",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
-    "cluster",
+    "cluster", "embedding_file", "streaming",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
@@ -38,6 +38,7 @@ LIBRARIES = {
     "checkpoint": {"numpy", "safetensors", "sklearn", "torch"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
     "cluster": {"distributed"},
+    "embedding_file": {"anndata", "numpy", "pandas", "pyarrow"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},
     "__main__": set(),
@@ -217,7 +218,8 @@ def test_files_are_short() -> None:
 
 def test_every_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    entries = project["dependencies"] + project["optional-dependencies"]["cluster"]
+    extras = project["optional-dependencies"]
+    entries = project["dependencies"] + extras["cluster"] + extras["parquet"]
     declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in entries}
     used = set().union(*(foreign(tree) for tree in SOURCES.values()))
     # matplotlib comes with scanpy, which cannot be installed without it

@@ -27,7 +27,7 @@ READ_VALUES = 2**21  # read at once: 8 MB of values and as much of places
 
 
 class Place(NamedTuple):
-    """Where a matrix lies: a file, and the name of the matrix as messages give it ("X", "layers['counts']", "raw.X")."""
+    """Where a matrix lies: a file, and the name that messages give it ("X", "layers['counts']", "raw.X")."""
 
     path: str
     source: str
@@ -155,8 +155,8 @@ class FileRows:
         data, indices = self._data.take(start, stop), self._indices.take(start, stop)
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.shape[1]:
             raise ValueError("a value lies beyond the last gene")
-        small = np.int32 if stop - start < 2**31 else np.int64
-        places = (indices.astype(np.int32, copy=False), (indptr - start).astype(small))
+        # a block has few values, and one type for both saves scipy a copy
+        places = indices.astype(np.int32, copy=False), (indptr - start).astype(np.int32)
         return sp.csr_matrix((data, *places), shape=(rows.stop - rows.start, self.shape[1]))
 
 

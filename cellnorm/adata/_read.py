@@ -14,7 +14,7 @@ from cellnorm.errors import DataError
 from cellnorm.labels import listed
 from cellnorm.survey import Seen
 
-__all__ = ["choose_matrix", "first_usable", "gene_mask", "places", "representation"]
+__all__ = ["choose_matrix", "first_usable", "gene_mask", "masked_genes", "places", "representation", "same_genes"]
 
 CHUNK_VALUES = 1_000_000
 
@@ -203,6 +203,22 @@ def gene_mask(adata: AnnData, mask_var: str | Any) -> NDArray[np.bool_]:
     if not mask.any():
         raise DataError("mask_var holds no gene: every value is False. Give a mask with the genes to use.")
     return np.asarray(mask)
+
+
+def masked_genes(adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str) -> NDArray[np.intp]:
+    """Places of the genes that a mask over var names in the matrix found, whose genes may be others."""
+    if same_genes(adata, names):
+        return np.flatnonzero(mask)
+    wanted = set(adata.var_names[mask].astype(str))
+    positions = np.flatnonzero([name in wanted for name in names])
+    if not len(positions):
+        raise DataError(f"mask_var names {len(wanted)} genes, but {source} has none of them. Name them as var does.")
+    return positions
+
+
+def same_genes(adata: AnnData, names: NDArray[np.object_]) -> bool:
+    """Whether these are the names of var."""
+    return np.array_equal(names, np.asarray(adata.var_names.astype(str), dtype=object))
 
 
 def representation(adata: AnnData, use_rep: str) -> tuple[NDArray[np.float32], str]:

@@ -22,8 +22,9 @@ from cellnorm.alarm import Alarm
 from cellnorm.checkpoint import check_folder, fingerprint
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
+from cellnorm.hvg import N_TOP_GENES
 from cellnorm.labels import batch_labels, kept_labels, listed
-from cellnorm.pp import N_TOP_GENES, log_expression
+from cellnorm.pp import log_expression
 from cellnorm.validation import check_strength, choose_device
 
 if TYPE_CHECKING:

@@ -13,14 +13,26 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from cellnorm import io, parts
-from cellnorm.adata import Place, gene_mask, read_genes, read_shell, result_keys, result_slots, write_result
+from cellnorm.adata import (
+    Place,
+    gene_mask,
+    masked_genes,
+    read_genes,
+    read_shell,
+    result_keys,
+    result_slots,
+    write_result,
+)
 from cellnorm.cluster import workers
+from cellnorm.components import fit_components
+from cellnorm.embedding_file import write_embedding
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
+from cellnorm.formats import file_format
 from cellnorm.front import LinearFront
+from cellnorm.hvg import N_TOP_GENES, choose_genes
 from cellnorm.labels import batch_labels
-from cellnorm.output import check_target, default_output
-from cellnorm.pp import N_TOP_GENES, choose_genes, masked_genes
+from cellnorm.output import check_embedding, check_target, default_output, shown
 from cellnorm.streaming import Passes
 from cellnorm.tl._correct import (
     check_arguments,
@@ -53,6 +65,7 @@ def correct_file(
     layer: str | None = None,
     mask_var: str | Any = None,
     n_top_genes: int | None = None,
+    embedding_only: str | os.PathLike[str] | None = None,
     save_model: str | os.PathLike[str] | None = None,
     label_key: str | Sequence[str] | None = None,
     force: bool = False,
@@ -76,6 +89,9 @@ def correct_file(
         As in `cellnorm.tl.correct`.
     output
         Where to write, in the format of the source. None: as `cellnorm correct` names it, beside the source.
+    embedding_only
+        Write names and embedding alone into this .h5ad, .parquet or .npy (see `cellnorm.embedding_file`): for files
+        that are too large to copy.
     force
         Replace an output and a model that are there.
     work_dir
@@ -94,8 +110,7 @@ def correct_file(
     Returns
     -------
     Path
-        The file that was written: the source, and beside all that it holds the results that `cellnorm.tl.correct`
-        writes.
+        The file that was written. The output holds all that the source holds, and what `cellnorm.tl.correct` adds.
 
     Raises
     ------
@@ -117,31 +132,25 @@ def correct_file(
     cells.cellnorm.h5ad (60, 5)
     """
     result_keys(key_added)
-    asked = {"n_top_genes": N_TOP_GENES if n_top_genes is None else n_top_genes, "layer": layer, "use_rep": None}
+    n_top_genes = N_TOP_GENES if n_top_genes is None else n_top_genes
+    asked: dict[str, Any] = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": None}
     check_arguments(params, None)
     model = CellNorm(**params)
-    _check_numbers(model, asked["n_top_genes"])
-    path = Path(source)
-    target, slots = default_output(path) if output is None else Path(output), result_slots(key_added)
-    check_target(target, [path], force=force)
-    io.check_grows(path, target, slots)
+    _check_numbers(model, n_top_genes)
+    path, slots = Path(source), result_slots(key_added)
+    target = _target(path, output, embedding_only, slots, force=force)
     shell = read_shell(path)
     covariates = read_covariates(shell, [batch_key] if isinstance(batch_key, str) else batch_key)
     labels = batch_labels(shell, list(covariates))
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
-    with (
-        work_folder(None if work_dir is None else Path(work_dir), job, beside=target) as folder,
-        workers(client, path, folder.path) as run,
-    ):
+    with work_folder(work_dir, job, beside=target) as folder, workers(client, path, folder.path) as run:
         passes = Passes(folder, shell.n_obs, run, progress)
-        place, kind, genes, front, pcs = _components(
-            passes, path.absolute(), shell, list(covariates.values()), mask, model, asked
-        )
+        place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
         tell(kind, place.source, len(genes), labels, covariates)
         if not (folder.path / MODEL).exists():
-            model.fit_components(pcs, front, list(covariates.values()), progress=progress)
+            fit_components(model, pcs, front, list(covariates.values()), progress=progress)
             tell_model(model, list(covariates), kind, genes, of_cells)
             model.save(folder.path / MODEL)
             for stage, taken in model.seconds_.items():
@@ -156,8 +165,44 @@ def correct_file(
         info = record(model, {**asked, "mask_var": mask_var}, place.source, kind, genes, seconds, alarm)
         write_result(shell, key_added, embedding, info)
         with stage_of("write", {}, progress):
-            io.write(shell, target, source=path, keys=slots, force=force)
+            if embedding_only is None:
+                io.write(shell, target, source=path, keys=slots, force=force)
+            else:
+                write_embedding(shell, target, list(covariates), key_added=key_added, force=force)
     return target
+
+
+def _target(
+    source: Path,
+    output: str | os.PathLike[str] | None,
+    embedding_only: str | os.PathLike[str] | None,
+    slots: list[tuple[str, str]],
+    *,
+    force: bool,
+) -> Path:
+    """What is to be written, if it can be."""
+    if embedding_only is None:
+        target = default_output(source) if output is None else Path(output)
+        check_target(target, [source], force=force)
+        kind = file_format(source)
+        if target.suffix.lower() != f".{kind}":
+            raise DataError(
+                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. Name an output that "
+                f"ends in .{kind}, or correct the file in memory."
+            )
+        if not io.can_grow(source, kind, slots):
+            raise DataError(
+                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected in "
+                "memory, not streamed. Read it and write it anew once."
+            )
+        return target
+    if output is not None:
+        raise DataError(
+            f"output {shown(output)} was asked for together with embedding_only {shown(embedding_only)}. "
+            "Give the one or the other."
+        )
+    check_embedding(embedding_only, [source], force=force)
+    return Path(embedding_only)
 
 
 def _check_numbers(model: CellNorm, n_top_genes: int) -> None:

@@ -18,8 +18,7 @@ from cellnorm.estimator import CellNorm
 from cellnorm.genes import GeneMatch, match_genes
 from cellnorm.labels import listed
 from cellnorm.parts import blocks
-from cellnorm.pp import log_values
-from cellnorm.survey import TARGET_SUM, canonical, count_scale, stored_values
+from cellnorm.survey import TARGET_SUM, canonical, count_scale, log_values, stored_values
 
 __all__ = ["Features", "read_features"]
 
