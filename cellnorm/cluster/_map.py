@@ -138,7 +138,7 @@ def in_order(client: Client, needs: Needs | None = None) -> Map:
             while True:
                 room = IN_FLIGHT * max(1, _n_workers(client)) - len(waiting)
                 for task in islice(rest, max(0, room)):
-                    key = f"cellnorm-{_name(function)}-{uuid4().hex}"
+                    key = f"{_name(function)}-{uuid4().hex}"
                     waiting.append(client.submit(partial(_do, needs, function, task), key=key, pure=False))
                 if not waiting:
                     break
@@ -207,7 +207,7 @@ def _lost() -> DataError:
 
 
 def _name(function: Any) -> str:
-    """What a function is called on the scheduler's pages."""
+    """What a function is called on the scheduler's pages; of one that is handed another, that one's name."""
     while isinstance(function, partial):
-        function = function.func
-    return str(getattr(function, "__name__", "part"))
+        function = function.args[0] if function.args and callable(function.args[0]) else function.func
+    return str(getattr(function, "__name__", "part")).strip("_")
