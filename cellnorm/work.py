@@ -250,7 +250,7 @@ def _check(path: Path, job: dict[str, Any]) -> None:
             handle.write((json.dumps(asked, indent=1) + "\n").encode())
         return
     found = _read_json(path / JOB)
-    for name in [*asked, *(set(found) - set(asked))]:
+    for name in [*asked, *sorted(set(found) - set(asked))]:
         if found.get(name) != asked.get(name):
             now, then = (repr(str(job.get(name)))[:200] for job in (asked, found))
             raise DataError(

@@ -138,8 +138,8 @@ def correct_file(
     model = CellNorm(**params)
     _check_numbers(model, n_top_genes)
     path, slots = Path(source), result_slots(key_added)
-    target = _target(path, output, embedding_only, slots, force=force)
     shell = read_shell(path)
+    target = _target(path, output, embedding_only, slots, force=force)
     covariates = read_covariates(shell, [batch_key] if isinstance(batch_key, str) else batch_key)
     labels = batch_labels(shell, list(covariates))
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
@@ -187,13 +187,13 @@ def _target(
         kind = file_format(source)
         if target.suffix.lower() != f".{kind}":
             raise DataError(
-                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. Name an output that "
-                f"ends in .{kind}, or correct the file in memory."
+                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
+                f"Name an output that ends in .{kind}, or correct the file in memory."
             )
         if not io.can_grow(source, kind, slots):
             raise DataError(
-                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected in "
-                "memory, not streamed. Read it and write it anew once."
+                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected "
+                "in memory, not streamed. Read it and write it anew once."
             )
         return target
     if output is not None:
@@ -244,7 +244,7 @@ def _job(path: Path, asked: dict[str, Any], mask: NDArray[np.bool_] | None, mode
         "input_changed": max(one.st_mtime_ns for one in found),
         **asked,
         "mask_var": None if mask is None else hashlib.sha256(mask.tobytes()).hexdigest(),
-        "parameters": model.get_params(),
+        **model.get_params(),
         "versions": versions(),
         "parts": [parts.SPAN_ROWS, parts.MOST_SPANS],
     }
