@@ -20,11 +20,11 @@ NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
     "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
-    "expression", "strength", "parts", "survey", "components", "work",
+    "expression", "strength", "parts", "survey", "components", "work", "memory",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
-    "cluster", "embedding_file", "streaming",
+    "cluster", "contents", "embedding_file", "streaming",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
@@ -52,6 +52,8 @@ OURS = {
     "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
+    "contents": {"errors", "formats", "memory", "output"},
+    "memory": set(),
     "io": {"adata", "blocks", "errors", "formats", "labels", "output"},
     "console": {"errors", "training"},
     "__main__": {"cli"},

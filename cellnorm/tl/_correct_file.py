@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,9 @@ from cellnorm.work import work_folder
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["correct_file"]
+__all__ = ["check_copy", "correct_file"]
+
+logger = logging.getLogger(__name__)
 
 MODEL = "model"  # of the work folder
 
@@ -162,6 +165,7 @@ def correct_file(
         if save_model is not None:
             model.save(save_model, force=force)
         seconds = {**folder.seconds, **model.seconds_}
+        logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items()))
         info = record(model, {**asked, "mask_var": mask_var}, place.source, kind, genes, seconds, alarm)
         write_result(shell, key_added, embedding, info)
         with stage_of("write", {}, progress):
@@ -184,17 +188,7 @@ def _target(
     if embedding_only is None:
         target = default_output(source) if output is None else Path(output)
         check_target(target, [source], force=force)
-        kind = file_format(source)
-        if target.suffix.lower() != f".{kind}":
-            raise DataError(
-                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
-                f"Name an output that ends in .{kind}, or correct the file in memory."
-            )
-        if not io.can_grow(source, kind, slots):
-            raise DataError(
-                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected "
-                "in memory, not streamed. Read it and write it anew once."
-            )
+        check_copy(source, target, slots)
         return target
     if output is not None:
         raise DataError(
@@ -203,6 +197,21 @@ def _target(
         )
     check_embedding(embedding_only, [source], force=force)
     return Path(embedding_only)
+
+
+def check_copy(source: Path, target: Path, slots: list[tuple[str, str]]) -> None:
+    """Refuse a source to whose copy nothing could be added: it would have to be loaded."""
+    kind = file_format(source)
+    if target.suffix.lower() != f".{kind}":
+        raise DataError(
+            f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
+            f"Name an output that ends in .{kind}, or correct the file in memory."
+        )
+    if not io.can_grow(source, kind, slots):
+        raise DataError(
+            f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected "
+            "in memory, not streamed. Read it and write it anew once."
+        )
 
 
 def _check_numbers(model: CellNorm, n_top_genes: int) -> None:
