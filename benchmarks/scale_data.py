@@ -81,7 +81,7 @@ def write_cells(path: Path, pool: ad.AnnData, n_cells: int) -> None:
         origin.append(cells)
     obs = pool.obs.iloc[np.concatenate(origin)]
     obs.index = pd.Index([f"cell{i + 1}" for i in range(n_cells)])
-    for slot, value in {"obs": obs, "var": pool.var, **dict.fromkeys(("obsm", "uns", "layers"), {})}.items():
+    for slot, value in {"obs": obs, "var": pool.var, "obsm": {}, "uns": {}, "layers": {}}.items():
         write_elem(root, slot, value)
     root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     if not of_zarr:

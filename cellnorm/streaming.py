@@ -85,7 +85,7 @@ class Passes:
         DataError
             If there is no usable matrix.
         """
-        there = {place.source: place for place in file_places(path, layer)}
+        there = {place.source: place for place in file_places(path.absolute(), layer)}
         with atomic(self.file("codes")) as handle:
             np.save(handle, codes.astype(np.int32))
         found: dict[str, Survey] = {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from cellnorm.adata import (
     result_slots,
     write_result,
 )
+from cellnorm.cluster import workers
 from cellnorm.components import fit_components
 from cellnorm.embedding_file import write_embedding
 from cellnorm.errors import DataError
@@ -33,7 +34,6 @@ from cellnorm.front import LinearFront
 from cellnorm.hvg import N_TOP_GENES, choose_genes
 from cellnorm.labels import batch_labels
 from cellnorm.output import check_embedding, check_target, default_output, shown
-from cellnorm.parts import Map
 from cellnorm.streaming import Passes
 from cellnorm.tl._correct import (
     check_arguments,
@@ -53,7 +53,9 @@ from cellnorm.work import work_folder
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["correct_file"]
+__all__ = ["check_copy", "correct_file"]
+
+logger = logging.getLogger(__name__)
 
 MODEL = "model"  # of the work folder
 
@@ -99,7 +101,9 @@ def correct_file(
         Keep what was done in this folder, from which an interrupted run with the same arguments goes on; its result is
         the same to the bit. None: a temporary folder.
     client
-        Who does the parts. None: this process.
+        Who does the parts: address of a dask scheduler, as "tcp://host:8786", or a `distributed.Client`. Its workers
+        must see the source and the work folder under the paths that they have here; training stays here, and the
+        result is the same to the bit. None: this process.
     progress
         Called with (stage, done, total, loss or None); the stages are "survey", "values", "pca", those of
         `CellNorm.fit` after these, "encode" and "write".
@@ -115,7 +119,7 @@ def correct_file(
     ------
     DataError
         As `cellnorm.tl.correct`; the source cannot be streamed, the output cannot be written, the work folder is of
-        another job or in use.
+        another job or in use; nobody answers as `client`, or its workers lack what they need.
     TypeError
         If a parameter is not one of `cellnorm.CellNorm`.
 
@@ -144,10 +148,7 @@ def correct_file(
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
-    with (
-        work_folder(work_dir, job, beside=target) as folder,
-        _runner(client) as run,
-    ):
+    with work_folder(work_dir, job, beside=target) as folder, workers(client, path, folder.path) as run:
         passes = Passes(folder, shell.n_obs, run, progress)
         place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
         tell(kind, place.source, len(genes), labels, covariates)
@@ -158,11 +159,13 @@ def correct_file(
             for stage, taken in model.seconds_.items():
                 folder.add_seconds(stage, taken)
         model = CellNorm.load(folder.path / MODEL, device=model.device)
-        embedding = passes.embedding(folder.path / MODEL, model.device, model.n_latent)
+        device = model.device if client is None else "cpu"  # what all workers have
+        embedding = passes.embedding(folder.path / MODEL, device, model.n_latent)
         say(alarm := model.check(progress=progress), model.evidence_.why)
         if save_model is not None:
             model.save(save_model, force=force)
         seconds = {**folder.seconds, **model.seconds_}
+        logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items()))
         info = record(model, {**asked, "mask_var": mask_var}, place.source, kind, genes, seconds, alarm)
         write_result(shell, key_added, embedding, info)
         with stage_of("write", {}, progress):
@@ -185,17 +188,7 @@ def _target(
     if embedding_only is None:
         target = default_output(source) if output is None else Path(output)
         check_target(target, [source], force=force)
-        kind = file_format(source)
-        if target.suffix.lower() != f".{kind}":
-            raise DataError(
-                f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
-                f"Name an output that ends in .{kind}, or correct the file in memory."
-            )
-        if not io.can_grow(source, kind, slots):
-            raise DataError(
-                f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected "
-                "in memory, not streamed. Read it and write it anew once."
-            )
+        check_copy(source, target, slots)
         return target
     if output is not None:
         raise DataError(
@@ -204,6 +197,21 @@ def _target(
         )
     check_embedding(embedding_only, [source], force=force)
     return Path(embedding_only)
+
+
+def check_copy(source: Path, target: Path, slots: list[tuple[str, str]]) -> None:
+    """Refuse a source to whose copy nothing could be added: it would have to be loaded."""
+    kind = file_format(source)
+    if target.suffix.lower() != f".{kind}":
+        raise DataError(
+            f"{shown(source)} is streamed into a file of its own format, found {shown(target)}. "
+            f"Name an output that ends in .{kind}, or correct the file in memory."
+        )
+    if not io.can_grow(source, kind, slots):
+        raise DataError(
+            f"{shown(source)} was written by an old anndata or is spread over several files: it can be corrected "
+            "in memory, not streamed. Read it and write it anew once."
+        )
 
 
 def _check_numbers(model: CellNorm, n_top_genes: int) -> None:
@@ -249,11 +257,3 @@ def _job(path: Path, asked: dict[str, Any], mask: NDArray[np.bool_] | None, mode
         "versions": versions(),
         "parts": [parts.SPAN_ROWS, parts.MOST_SPANS],
     }
-
-
-@contextmanager
-def _runner(client: Any) -> Iterator[Map]:
-    """Who does the parts."""
-    if client is not None:
-        raise DataError("A cluster was asked for. Leave client out.")
-    yield map
