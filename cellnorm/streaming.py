@@ -7,6 +7,7 @@ is told where the matrix lies and opens it itself, so that any process that sees
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellnorm.adata import Place, file_places, first_usable, open_rows
+from cellnorm.adata import Place, by_cells, file_places, first_usable, open_rows
 from cellnorm.components import place as embed
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
@@ -30,6 +31,8 @@ from cellnorm.training import Progress
 from cellnorm.work import WorkFolder, atomic, load_arrays, load_rows
 
 __all__ = ["Passes"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,23 @@ class Passes:
         DataError
             If there is no usable matrix.
         """
-        there = {place.source: place for place in file_places(path, layer)}
+        there = {place.source: place for place in file_places(path.absolute(), layer)}
         with atomic(self.file("codes")) as handle:
             np.save(handle, codes.astype(np.int32))
         found: dict[str, Survey] = {}
 
         def look(source: str) -> tuple[str, str]:
+            number = list(there).index(source)
+            there[source] = by_cells(there[source], self.folder.path / f"by-cells-{number}.h5")
+            if there[source].copy:
+                logger.info(
+                    "%s is stored by genes: read from a copy in the work folder that is stored by cells", source
+                )
             with open_rows(there[source], slice(0, 0)) as rows:
                 n_rows, n_genes = rows.shape
             if not n_rows or not n_genes:
                 return "other", f"no values ({n_rows} cells x {n_genes} genes)"
-            name = f"survey-{list(there).index(source)}"
+            name = f"survey-{number}"
             found[source] = self._survey(name, there[source], n_batches)
             return found[source].seen.kind()
 
@@ -117,8 +126,8 @@ class Passes:
                     files[i] = file
             with atomic(whole) as handle:
                 _save(_sum(files), handle)
-            self.folder.drop(name)
-            self.folder.drop(f"{name}-log")
+        self.folder.drop(name)
+        self.folder.drop(f"{name}-log")
         return _loaded(whole)
 
     def front(
@@ -164,7 +173,7 @@ class Passes:
                 n_empty = sum(int(of_part["n_empty"]) for of_part in found)
                 with atomic(whole) as handle:
                     np.savez(handle, n_empty=n_empty, **vars(front))
-                self.folder.drop("gram")
+        self.folder.drop("gram")
         arrays = load_arrays(whole)
         n_empty = int(arrays.pop("n_empty"))
         return LinearFront(**arrays), n_empty

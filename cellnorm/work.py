@@ -74,7 +74,7 @@ class WorkFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()  # for processes elsewhere
         self.seconds: dict[str, float] = _read_json(path / SECONDS) if (path / SECONDS).exists() else {}
 
     def add_seconds(self, stage: str, taken: float) -> None:

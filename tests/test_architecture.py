@@ -24,7 +24,7 @@ NUMERICS = {
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
-    "contents", "embedding_file", "streaming",
+    "cluster", "contents", "embedding_file", "streaming",
 }  # fmt: skip
 COMMAND_LINE = {"cli", "console", "__main__"}
 
@@ -37,6 +37,7 @@ LIBRARIES = {
     "errors": set(),
     "checkpoint": {"numpy", "safetensors", "sklearn", "torch"},
     "datasets": {"anndata", "numpy", "pandas", "scipy"},
+    "cluster": {"distributed"},
     "embedding_file": {"anndata", "numpy", "pandas", "pyarrow"},
     "cli": GLUE_LIBRARIES | {"click", "tqdm"},
     "console": {"click", "tqdm"},
@@ -47,6 +48,7 @@ LIBRARIES = {
 OURS = {
     "errors": set(),
     "datasets": {"errors"},
+    "cluster": {"errors", "parts"},
     "labels": {"covariates", "errors"},
     "output": {"errors"},
     "formats": {"errors", "labels", "output"},
@@ -218,7 +220,8 @@ def test_files_are_short() -> None:
 
 def test_every_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    entries = project["dependencies"] + project["optional-dependencies"]["parquet"]
+    extras = project["optional-dependencies"]
+    entries = project["dependencies"] + extras["cluster"] + extras["parquet"]
     declared = {re.split(r"[^\w-]", entry)[0].lower() for entry in entries}
     used = set().union(*(foreign(tree) for tree in SOURCES.values()))
     # matplotlib comes with scanpy, which cannot be installed without it
@@ -232,6 +235,7 @@ BREACHES = [
     (libraries, "tl", "import click"),
     (libraries, "io", "from tqdm.auto import tqdm"),
     (libraries, "datasets", "import torch"),
+    (libraries, "tl", "def f():\n    from distributed import Client"),
     (direction, "estimator", "from cellnorm.adata import choose_matrix"),
     (direction, "errors", "from cellnorm import front"),
     (direction, "tl", "from cellnorm.cli import main"),

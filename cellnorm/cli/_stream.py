@@ -11,7 +11,6 @@ from cellnorm.console import stage
 from cellnorm.errors import DataError
 
 if TYPE_CHECKING:
-    from cellnorm.memory import Contents
     from cellnorm.training import Progress
 
 __all__ = ["How", "how_to_read", "is_streamed", "result_of", "stream", "stream_options", "write"]
@@ -108,9 +107,9 @@ def result_of(inputs: tuple[Path, ...], output: Path | None, how: How, *, force:
 def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: int | None, how: How) -> bool:
     """Whether to stream: as asked, or if reading the file as a whole would take too much of the free memory."""
     from cellnorm.contents import file_contents
+    from cellnorm.hvg import N_TOP_GENES
     from cellnorm.memory import free_memory, in_memory_peak, streamed_peak
     from cellnorm.output import shown
-    from cellnorm.pp import N_TOP_GENES
 
     contents = file_contents(inputs[0], batch_keys) if len(inputs) == 1 else None
     if contents is None:
@@ -126,8 +125,8 @@ def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: in
     if whole <= SHARE * free:
         logger.debug("%s", expected)
         return False
-    if how.stream is False or (cause := _hindrance(contents)):
-        logger.warning("%s: %s.", expected, "--no-stream was asked for" if how.stream is False else cause)
+    if how.stream is False:
+        logger.warning("%s: --no-stream was asked for.", expected)
         return False
     if how.whole:
         raise DataError(
@@ -136,13 +135,6 @@ def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: in
         )
     logger.info("streaming: %s; streamed about %s", expected, _size(streamed))
     return True
-
-
-def _hindrance(contents: "Contents") -> str:
-    """Why a file cannot be streamed, or ""."""
-    if all(matrix.by_rows for matrix in contents.matrices):
-        return ""
-    return "it cannot be streamed, since a matrix is stored by genes; store it by cells once (adata.X.tocsr())"
 
 
 def _size(n_bytes: int) -> str:

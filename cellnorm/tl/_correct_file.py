@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from cellnorm.adata import (
     result_slots,
     write_result,
 )
+from cellnorm.cluster import workers
 from cellnorm.components import fit_components
 from cellnorm.embedding_file import write_embedding
 from cellnorm.errors import DataError
@@ -34,7 +34,6 @@ from cellnorm.front import LinearFront
 from cellnorm.hvg import N_TOP_GENES, choose_genes
 from cellnorm.labels import batch_labels
 from cellnorm.output import check_embedding, check_target, default_output, shown
-from cellnorm.parts import Map
 from cellnorm.streaming import Passes
 from cellnorm.tl._correct import (
     check_arguments,
@@ -88,7 +87,8 @@ def correct_file(
     Parameters
     ----------
     source
-        An .h5ad or .zarr, cells x genes, whose matrix is stored by cells (CSR or dense).
+        An .h5ad or .zarr, cells x genes. A matrix that is stored by genes (CSC) is first copied cell by cell into the
+        work folder, which takes up to 20 bytes a value there.
     batch_key, layer, mask_var, n_top_genes, save_model, label_key, key_added
         As in `cellnorm.tl.correct`.
     output
@@ -102,7 +102,9 @@ def correct_file(
         Keep what was done in this folder, from which an interrupted run with the same arguments goes on; its result is
         the same to the bit. None: a temporary folder.
     client
-        Who does the parts. None: this process.
+        Who does the parts: address of a dask scheduler, as "tcp://host:8786", or a `distributed.Client`. Its workers
+        must see the source and the work folder under the paths that they have here; training stays here, and the
+        result is the same to the bit. None: this process.
     progress
         Called with (stage, done, total, loss or None); the stages are "survey", "values", "pca", those of
         `CellNorm.fit` after these, "encode" and "write".
@@ -118,7 +120,7 @@ def correct_file(
     ------
     DataError
         As `cellnorm.tl.correct`; the source cannot be streamed, the output cannot be written, the work folder is of
-        another job or in use.
+        another job or in use; nobody answers as `client`, or its workers lack what they need.
     TypeError
         If a parameter is not one of `cellnorm.CellNorm`.
 
@@ -147,10 +149,7 @@ def correct_file(
     of_cells = labels_to_keep(shell, label_key, save_model, force=force)
     mask = None if mask_var is None else gene_mask(shell, mask_var)
     job = _job(path, {**asked, "batch_key": list(covariates), "label_key": list(of_cells)}, mask, model)
-    with (
-        work_folder(work_dir, job, beside=target) as folder,
-        _runner(client) as run,
-    ):
+    with work_folder(work_dir, job, beside=target) as folder, workers(client, path, folder.path) as run:
         passes = Passes(folder, shell.n_obs, run, progress)
         place, kind, genes, front, pcs = _components(passes, path, shell, list(covariates.values()), mask, model, asked)
         tell(kind, place.source, len(genes), labels, covariates)
@@ -161,7 +160,8 @@ def correct_file(
             for stage, taken in model.seconds_.items():
                 folder.add_seconds(stage, taken)
         model = CellNorm.load(folder.path / MODEL, device=model.device)
-        embedding = passes.embedding(folder.path / MODEL, model.device, model.n_latent)
+        device = model.device if client is None else "cpu"  # what all workers have
+        embedding = passes.embedding(folder.path / MODEL, device, model.n_latent)
         say(alarm := model.check(progress=progress), model.evidence_.why)
         if save_model is not None:
             model.save(save_model, force=force)
@@ -258,11 +258,3 @@ def _job(path: Path, asked: dict[str, Any], mask: NDArray[np.bool_] | None, mode
         "versions": versions(),
         "parts": [parts.SPAN_ROWS, parts.MOST_SPANS],
     }
-
-
-@contextmanager
-def _runner(client: Any) -> Iterator[Map]:
-    """Who does the parts."""
-    if client is not None:
-        raise DataError("A cluster was asked for. Leave client out.")
-    yield map
