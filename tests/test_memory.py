@@ -115,6 +115,7 @@ def test_in_memory_all_that_is_read_counts_and_more_of_anything_is_never_less(co
 
 @given(contents=CONTENTS)
 def test_streamed_neither_the_bytes_nor_the_stored_values_count(contents: Contents) -> None:
+    contents = replace(contents, matrices=tuple(replace(matrix, by_rows=True) for matrix in contents.matrices))
     more = tuple(replace(matrix, n_stored=100 * matrix.n_stored) for matrix in contents.matrices)
     larger = replace(contents, n_bytes=100 * contents.n_bytes, matrices=more)
     assert streamed_peak(larger, 2000) == streamed_peak(contents, 2000)
@@ -132,6 +133,14 @@ def test_a_million_cells_are_not_expected_to_fit_but_stream() -> None:
     million = Contents(10**6, 20_000, 8 * GB, (replace(CSR, n_stored=10**9),), n_batches=5)
     assert in_memory_peak(million, 2000) > 10 * GB
     assert streamed_peak(million, 2000) < 2 * GB
+
+
+def test_a_matrix_stored_by_genes_is_sorted_pile_by_pile() -> None:
+    by_genes = replace(CELLS, matrices=(replace(CSR, by_rows=False),))
+    more = streamed_peak(by_genes, 2000) - streamed_peak(CELLS, 2000)
+    assert 0 < more < 48 * 0.1 * CSR.n_stored  # a pile holds 8,192 of 100,000 cells
+    million = replace(by_genes, n_cells=10**6, matrices=(Matrix(10**9, 4, 4, False),))
+    assert streamed_peak(million, 2000) < 3 * GB
 
 
 PEAK = """
