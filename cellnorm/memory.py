@@ -87,7 +87,7 @@ def in_memory_peak(contents: Contents, n_top_genes: int) -> int:
     share = min(1.0, COMPONENTS_PER_GENE * n_top / max(1, contents.n_genes))
     chosen = 8 * share * max((matrix.n_stored for matrix in contents.matrices), default=0)
     cells = PER_CELL * contents.n_cells
-    return int(SLACK * (_fixed(contents.n_cells, n_top) + contents.n_bytes + copied + chosen + cells))
+    return int(SLACK * (LIBRARIES + _fixed(contents.n_cells, n_top) + contents.n_bytes + copied + chosen + cells))
 
 
 def _copied(matrix: Matrix) -> float:
@@ -114,13 +114,14 @@ def streamed_peak(contents: Contents, n_top_genes: int) -> int:
     share = min(1.0, max(PILE_CELLS / contents.n_cells, 1 / MOST_PILES))
     pile = max((PER_PILED * share * one.n_stored for one in contents.matrices if not one.by_rows), default=0)
     cells = STREAMED_PER_CELL * contents.n_cells
-    return int(SLACK * (_fixed(contents.n_cells, n_top) + moments + widest * BLOCK_VALUES + pile + cells))
+    passes = max(pile, _fixed(contents.n_cells, n_top) + moments + cells)  # the copy comes first, and is given back
+    return int(SLACK * (LIBRARIES + widest * BLOCK_VALUES + passes))
 
 
 def _fixed(n_cells: int, n_top: int) -> float:
-    """Bytes that both ways take for the libraries, the sketch and the components of some genes."""
+    """Bytes that both ways take for training, the sketch and the components of some genes."""
     components = 8 * GRAMS * n_top**2 + 8 * min(n_cells, DENSE_ROWS) * n_top
-    return LIBRARIES + TRAINING + components + PER_SKETCH * min(n_cells, SKETCH)
+    return TRAINING + components + PER_SKETCH * min(n_cells, SKETCH)
 
 
 def free_memory() -> int:
