@@ -30,7 +30,7 @@ from ablation_pieces import (
 )
 from numpy.typing import NDArray
 
-from cellnorm import CellNorm, autoencoder, estimator, fitting, losses, training
+from cellnorm import CellNorm, autoencoder, components, fitting, losses, training
 from cellnorm.anchors import Anchors, cosine
 from cellnorm.counterparts import Counterparts
 from cellnorm.kinds import Kinds
@@ -40,7 +40,7 @@ FULL, UNCORRECTED = "full", "uncorrected"
 # Of every variant, the full method included: it is given components, nothing depends on the machine, and rows do not
 # differ less where the data ask for less correction.
 FIXED: dict[str, Any] = {"n_comps": None, "device": "cpu", "strength": 1.0}
-SEARCH = "level_anchors"  # the search for anchors, in the estimator and in the training
+SEARCH = "level_anchors"  # the search for anchors, before and in the training
 DRAWN = 4  # random cells among which a minibatch looks for its pairs, over the pairs wanted
 
 
@@ -78,13 +78,13 @@ def no_offsets() -> Iterator[None]:
 @contextmanager
 def no_refusal() -> Iterator[None]:
     """Clusters are judged as ever, since later draws depend on it, but all anchors are kept."""
-    find = piece(estimator, "find_counterparts")
+    find = piece(components, "find_counterparts")
 
     def found(*given: Any, **named: Any) -> Counterparts:
         told: Counterparts = find(*given, **named)
         return dataclasses.replace(told, allowed=np.ones_like(told.allowed))
 
-    with replaced(estimator, "find_counterparts", found):
+    with replaced(components, "find_counterparts", found):
         yield
 
 
@@ -138,7 +138,7 @@ def inside() -> Iterator[None]:
             return train(*given, **named)
 
     with (
-        replaced(estimator, SEARCH, search),
+        replaced(components, SEARCH, search),
         replaced(training, SEARCH, search),
         replaced(fitting, "train", watched),
     ):

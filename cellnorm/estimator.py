@@ -8,21 +8,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted
 
 from cellnorm import checkpoint, reuse
-from cellnorm.anchors import Anchors, cosine, level_anchors
-from cellnorm.autoencoder import AutoencoderConfig
-from cellnorm.counterparts import Counterparts, find_counterparts
-from cellnorm.covariates import level_codes
+from cellnorm.components import begin, codes_of, learn, place
 from cellnorm.determinism import one_thread
-from cellnorm.fitting import choose_sketch, fit_network
 from cellnorm.front import LinearFront
-from cellnorm.kinds import n_kinds
-from cellnorm.strength import Strength, choose_strength
-from cellnorm.training import Progress, TrainingConfig, encode, stage
-from cellnorm.validation import check_matrix, check_strength, check_width, choose_device, encode_labels, known_codes
+from cellnorm.strength import Strength
+from cellnorm.training import Progress, stage
+from cellnorm.validation import check_matrix, check_strength, check_width
 
 __all__ = ["CellNorm"]
 
@@ -152,39 +146,19 @@ class CellNorm(BaseEstimator):
             One batch only, a missing batch label, NaN or infinite values, fewer cells than latent dimensions, a
             strength that is not from 0 to 1, or a device that is not there.
         """
-        check_strength(self.strength)
-        names, codes, design = encode_labels(batch, X.shape[0])
-        self.device_ = choose_device(self.device)
+        labels = begin(self, batch, *X.shape)
         check_matrix(X, self.n_latent)
-        self.batches_, self.counts_, self.n_features_in_ = names, np.bincount(codes), X.shape[1]
-        self.seconds_: dict[str, float] = {}
-        self.input_: dict[str, Any] = {}
-        self.labels_: dict[str, NDArray[np.object_]] = {}
-        self.added_batch_ = np.empty(0, np.int64)
-        rng = np.random.default_rng(self.random_state)
-        with one_thread():
-            with stage("pca", self.seconds_, progress):
-                self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
-                pcs = self._features(X)
-            with stage("anchors", self.seconds_, progress):
-                cells, self.scale_ = choose_sketch(pcs, codes, rng, design.shape[1])
-                self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
-                self.added_ = self.sketch_[:0]
-                levels = level_codes(design)[self.sketch_batch_]
-                anchors = level_anchors(cosine(self.sketch_), levels, self.n_neighbors)
-                told = find_counterparts(self.sketch_, self.sketch_batch_, anchors, self.n_neighbors, rng)
-            with stage("strength", self.seconds_, progress):
-                given = None if self.strength is None else Strength(float(self.strength))
-                self.evidence_ = given or choose_strength(self.sketch_, self.sketch_batch_, self.random_state)
-            with stage("train", self.seconds_):
-                self._train(told, told.keep(anchors), design, progress, rng)
-            self.net_.strength.fill_(self.strength_)
+        with stage("pca", self.seconds_, progress), one_thread():
+            self.front_ = None if self.n_comps is None else LinearFront.fit(X, self.n_comps)
+            pcs = self._features(X)
+        learn(self, pcs, labels, progress)
         return self
 
     @property
     def strength_(self) -> float:
         """How strongly the fitted model corrects, from 0 to 1."""
-        return self.evidence_.value
+        evidence: Strength = self.evidence_
+        return evidence.value
 
     def transform(self, X: Any, batch: Any = None, *, strength: float | None = None) -> NDArray[np.float32]:
         """Embed cells with the frozen statistics of their batches; a cell's answer does not depend on its companions.
@@ -249,26 +223,6 @@ class CellNorm(BaseEstimator):
         model: Self = checkpoint.load(path, make=cls, device=device)
         return model
 
-    def _train(
-        self, told: Counterparts, anchors: Anchors, design: NDArray[np.float32], progress: Progress | None, rng: Any
-    ) -> None:
-        x, batch = self.sketch_, self.sketch_batch_
-        settings = TrainingConfig(
-            n_steps=self.n_steps,
-            n_pairs=self.n_pairs,
-            n_others=self.n_pairs // 4,
-            n_neighbors=self.n_neighbors,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            contrast=self.contrast,
-            geometry=self.geometry,
-        )
-        sizes = x.shape[1], len(self.batches_), self.n_latent, self.n_hidden, n_kinds(len(x))
-        config = AutoencoderConfig(*sizes, self.dropout, n_levels=design.shape[1])
-        found = fit_network(x, batch, anchors, config, settings, self.device_, rng, progress, design, told)
-        self.net_, anchors, self.history_ = found
-        self.matched_ = np.bincount(batch[anchors.matched(len(x))], minlength=len(self.batches_))
-
     def _embed(
         self, X: Any, batch: Any, progress: Progress | None, strength: float | None = None
     ) -> NDArray[np.float32]:
@@ -277,21 +231,10 @@ class CellNorm(BaseEstimator):
         check_matrix(X, 0)
         check_width(X, self.n_features_in_)
         with stage("encode", self.seconds_, progress), one_thread():
-            features = self._features(X)
-            pcs = features / self.scale_
-            z = encode(self.net_, pcs, self._codes(batch, pcs), strength=strength) * self.scale_
-            if (self.strength_ if strength is None else strength) == 0:  # which dividing and multiplying would round
-                width = min(z.shape[1], features.shape[1])
-                z[:, :width] = features[:, :width]
-            return z
+            pcs = self._features(X)
+            return place(self, pcs, codes_of(self, batch, pcs), strength)
 
     def _features(self, X: Any) -> NDArray[np.float32]:
         if self.front_ is not None:
             return self.front_.project(X)
         return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, np.float32)
-
-    def _codes(self, batch: Any, pcs: NDArray[np.float32]) -> NDArray[np.int64]:
-        if batch is None:
-            near = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=1).fit(self.sketch_)
-            return np.asarray(self.sketch_batch_[near.kneighbors(pcs, return_distance=False)[:, 0]], np.int64)
-        return known_codes(batch, self.batches_, len(pcs))

@@ -15,7 +15,7 @@ from cellnorm.errors import DataError
 from cellnorm.labels import listed
 from cellnorm.output import is_zarr, reason, shown
 
-__all__ = ["file_format", "read"]
+__all__ = ["file_format", "open_zarr", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,14 @@ def file_format(path: Path) -> str:
     raise DataError(f"{shown(path)} is an HDF5 file without cells (obs) and genes (var); it holds {found}. {_KINDS}.")
 
 
-def _read_zarr(path: Path) -> AnnData:
+def open_zarr(path: Path) -> zarr.Group:
+    """The root of a zarr store, of which reading runs no code.
+
+    Raises
+    ------
+    DataError
+        It holds a pickled array.
+    """
     root = zarr.open_group(path, mode="r")
     for name, node in root.members(max_depth=None):
         codecs = [*(getattr(node.metadata, "filters", None) or ()), getattr(node.metadata, "compressor", None)]
@@ -113,7 +120,11 @@ def _read_zarr(path: Path) -> AnnData:
             raise DataError(
                 f"{shown(path)} holds a pickled array ({listed([name])}): it could run code and is not read."
             )
-    return read_zarr(root)
+    return root
+
+
+def _read_zarr(path: Path) -> AnnData:
+    return read_zarr(open_zarr(path))
 
 
 def _read_10x_file(path: Path) -> AnnData:

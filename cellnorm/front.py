@@ -6,7 +6,7 @@ number of genes; the loadings are orthonormal, so that reconstructing the compon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ from sklearn.decomposition import PCA
 
 from cellnorm.determinism import one_thread
 from cellnorm.errors import DataError
+from cellnorm.parts import blocks, spans
 
-__all__ = ["LinearFront"]
+__all__ = ["CHUNK_ROWS", "MAX_GENES_EXACT", "Gram", "LinearFront", "sum_of"]
 
 # The covariance matrix of this many genes takes 128 MB; beyond it an iterative solver is the better choice.
 MAX_GENES_EXACT = 4096
@@ -75,21 +76,41 @@ class LinearFront:
         DataError
             If there are fewer than two cells or no gene varies.
         """
-        n_cells, n_genes = X.shape
-        n_comps = min(n_comps, n_cells - 1, n_genes)
-        if n_comps < 1:
-            raise DataError(
-                f"Principal components need at least 2 cells and 1 gene, found {n_cells} x {n_genes}. "
-                "Give more cells, or keep more genes."
-            )
         with one_thread():
-            fitted = _exact if n_genes <= MAX_GENES_EXACT else _iterative
-            mean, loadings, variance, total = fitted(X, n_comps)
+            if X.shape[1] > MAX_GENES_EXACT:
+                return cls._of(*_iterative(X, _n_comps(n_comps, *X.shape)))
+            X = X.tocsr() if hasattr(X, "tocsr") else np.asarray(X)
+            return cls.of_gram(sum_of(Gram.of(_chunks(X, span), X.shape[1]) for span in spans(X.shape[0])), n_comps)
+
+    @classmethod
+    def of_gram(cls, gram: Gram, n_comps: int = 50) -> LinearFront:
+        """Find the principal components of a matrix that was added up.
+
+        Parameters
+        ----------
+        gram
+            The sums over all its rows.
+        n_comps
+            As in `fit`.
+
+        Raises
+        ------
+        DataError
+            As `fit`.
+        """
+        n_comps = _n_comps(n_comps, gram.n_cells, len(gram.total))
+        with one_thread():
+            return cls._of(*_exact(gram, n_comps))
+
+    @classmethod
+    def _of(
+        cls, mean: NDArray[np.float64], loadings: NDArray[np.float64], variance: NDArray[np.float64], total: float
+    ) -> LinearFront:
         if not total > 1e-6 * np.square(mean).sum():  # what rounding leaves of constant genes
             raise DataError(
                 "Principal components were asked for, but no gene varies between the cells. Check the matrix."
             )
-        flip = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_comps)])
+        flip = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(len(variance))])
         return cls(mean, loadings * flip, variance, variance / total)
 
     def project(self, X: Any) -> NDArray[np.float32]:
@@ -111,8 +132,11 @@ class LinearFront:
                 "Give it the same genes in the same order."
             )
         offset = self.mean @ self.loadings
-        parts = [np.asarray(_sparse(rows) @ self.loadings - offset, np.float32) for rows in _chunks(X)]
-        return np.concatenate(parts)
+        X = X.tocsr() if hasattr(X, "tocsr") else np.asarray(X)
+        out = np.empty((X.shape[0], self.loadings.shape[1]), np.float32)
+        for start, rows in zip(range(0, X.shape[0], CHUNK_ROWS), _chunks(X), strict=True):
+            out[start : start + CHUNK_ROWS] = _sparse(rows) @ self.loadings - offset
+        return out
 
     def restricted(self, present: NDArray[np.bool_]) -> LinearFront:
         """The front for files that lack genes; its `project` fills these with what the others let expect.
@@ -173,11 +197,61 @@ class LinearFront:
         return np.asarray(lifted, np.float32)
 
 
-def _chunks(X: Any) -> Iterator[Any]:
-    """Pieces of CHUNK_ROWS rows, at least one: CSR as CSR, dense as dense, in float32."""
-    X = X.tocsr() if hasattr(X, "tocsr") else np.asarray(X)
-    for start in range(0, max(1, X.shape[0]), CHUNK_ROWS):
-        yield X[start : start + CHUNK_ROWS].astype(np.float32, copy=False)
+@dataclass
+class Gram:
+    """What the components of a matrix are found from: sums over its rows, which can be added up.
+
+    Attributes
+    ----------
+    n_cells
+        Number of rows.
+    total
+        Sum of the rows, shape (n_genes,).
+    products
+        Sums of the products of any two columns, shape (n_genes, n_genes).
+    """
+
+    n_cells: int
+    total: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, chunks: Iterable[Any], n_genes: int) -> Gram:
+        """Of the rows of a part, in chunks of CHUNK_ROWS: CSR or dense, float32."""
+        n_cells, total, products = 0, np.zeros(n_genes), np.zeros((n_genes, n_genes))
+        for rows in chunks:
+            chunk = rows if isinstance(rows, np.ndarray) else rows.toarray()
+            n_cells += len(chunk)
+            total += chunk.sum(axis=0, dtype=np.float64)
+            products += chunk.T @ chunk
+        return cls(n_cells, total, products)
+
+
+def sum_of(parts: Iterable[Gram]) -> Gram:
+    """The sums over all parts, in their order; the first is changed."""
+    every = iter(parts)
+    whole = next(every)
+    for part in every:
+        whole.n_cells += part.n_cells
+        whole.total += part.total
+        whole.products += part.products
+    return whole
+
+
+def _n_comps(n_comps: int, n_cells: int, n_genes: int) -> int:
+    n_comps = min(n_comps, n_cells - 1, n_genes)
+    if n_comps < 1:
+        raise DataError(
+            f"Principal components need at least 2 cells and 1 gene, found {n_cells} x {n_genes}. "
+            "Give more cells, or keep more genes."
+        )
+    return n_comps
+
+
+def _chunks(X: Any, span: slice | None = None) -> Iterator[Any]:
+    """Pieces of CHUNK_ROWS rows: CSR as CSR, dense as dense, in float32."""
+    for _, rows in blocks(X, span, CHUNK_ROWS):
+        yield rows.astype(np.float32, copy=False)
 
 
 def _sparse(rows: Any) -> Any:
@@ -191,17 +265,11 @@ def _sparse(rows: Any) -> Any:
 Fitted = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
 
 
-def _exact(X: Any, n_comps: int) -> Fitted:
-    """Eigenvectors of the covariance matrix, accumulated chunk by chunk."""
-    n_cells, n_genes = X.shape
-    total = np.zeros(n_genes)
-    gram = np.zeros((n_genes, n_genes))
-    for rows in _chunks(X):
-        chunk = rows if isinstance(rows, np.ndarray) else rows.toarray()
-        total += chunk.sum(axis=0, dtype=np.float64)
-        gram += chunk.T @ chunk
-    mean = total / n_cells
-    covariance = (gram - n_cells * np.outer(mean, mean)) / (n_cells - 1)
+def _exact(gram: Gram, n_comps: int) -> Fitted:
+    """Eigenvectors of the covariance matrix."""
+    n_cells, n_genes = gram.n_cells, len(gram.total)
+    mean = gram.total / n_cells
+    covariance = (gram.products - n_cells * np.outer(mean, mean)) / (n_cells - 1)
     total_variance = float(np.trace(covariance))
     span = (n_genes - n_comps, n_genes - 1)
     variance, loadings = scipy.linalg.eigh(covariance, subset_by_index=span, overwrite_a=True, check_finite=False)

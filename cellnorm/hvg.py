@@ -1,38 +1,92 @@
 """Genes that vary within batches: scanpy's batch-aware rule, from moments alone.
 
 `scanpy.pp.highly_variable_genes(flavor="seurat", batch_key=...)` copies the matrix batch by batch and fails on batches
-of a few cells. Here each batch is read once, in blocks, and gives two numbers per gene; the choice is the same, but for
+of a few cells. Here the matrix is read once, and each batch gives two numbers per gene; the choice is the same, but for
 ties, which are settled by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["blocks", "highly_variable", "stored_values"]
+from cellnorm.errors import DataError
+from cellnorm.labels import listed
+from cellnorm.survey import Survey
 
+__all__ = ["N_TOP_GENES", "choose_genes", "highly_variable"]
+
+N_TOP_GENES = 2000
+MIN_CELLS = 3  # a gene found in fewer cells says nothing about them
 MIN_BATCH = 10  # from fewer cells no variance can be told (scanpy issue 1504): such a batch has no say
 N_BINS = 20
 # The larger dispersion of two genes in a bin is always 1 / sqrt(2): ties are common. Rounded, they are ties
 # whatever the order in which cells were summed; scanpy leaves them to the last bit.
 DECIMALS = 8
-BLOCK_ROWS = 1024  # fixed, so that sums are made in the same order however the matrix is stored
+
+
+def choose_genes(
+    found: Survey,
+    names: NDArray[np.object_],
+    levels: NDArray[Any],
+    source: str,
+    *,
+    n_top_genes: int = N_TOP_GENES,
+    wanted: NDArray[np.intp] | None = None,
+) -> NDArray[np.intp]:
+    """Places of the genes to use, ascending.
+
+    Parameters
+    ----------
+    found
+        What was found in the matrix.
+    names
+        Names of its genes, shape (n_genes,).
+    levels
+        Names of the batches, shape (n_batches,).
+    source
+        Where the matrix lies, for messages.
+    n_top_genes
+        How many of the most variable to choose.
+    wanted
+        Use exactly these.
+
+    Raises
+    ------
+    DataError
+        If no gene is in three or more cells, or a batch has no gene that others express too.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse as sp
+    >>> from cellnorm.survey import survey
+    >>> counts = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (40, 30)))
+    >>> found = survey(counts, slice(0, 40), np.repeat([0, 1], 20), 2)
+    >>> choose_genes(found, np.arange(30).astype(object), np.array(["a", "b"]), "X", n_top_genes=12).shape
+    (12,)
+    """
+    usable = found.n_found >= MIN_CELLS
+    if not usable.any():
+        raise DataError(
+            f"{source} has no gene with a value above zero in {MIN_CELLS} or more of its {found.n_cells.sum()} cells. "
+            "Check that it holds the expression."
+        )
+    if wanted is not None:
+        positions = wanted
+    elif usable.sum() <= n_top_genes:
+        positions = np.flatnonzero(usable)
+    else:
+        positions = highly_variable(found, names, usable, n_top_genes=n_top_genes)
+    _check_shared(found.total[:, positions] > 0, levels)
+    return positions
 
 
 def highly_variable(
-    matrix: Any,
-    names: NDArray[np.object_],
-    usable: NDArray[np.bool_],
-    members: list[NDArray[np.intp]],
-    *,
-    n_top_genes: int,
-    scale: NDArray[np.float64] | None = None,
-    tick: Callable[[int], None] = lambda done: None,
+    found: Survey, names: NDArray[np.object_], usable: NDArray[np.bool_], *, n_top_genes: int
 ) -> NDArray[np.intp]:
     """Places of the genes that are highly variable within the most batches, ascending.
 
@@ -41,37 +95,29 @@ def highly_variable(
 
     Parameters
     ----------
-    matrix
-        CSR in canonical format, shape (n_cells, n_genes): counts if `scale` is given, else logarithms (base e).
+    found
+        Moments of each gene in each batch.
     names
         Names of the genes, shape (n_genes,); they may repeat.
     usable
         Genes to choose from, shape (n_genes,).
-    members
-        For each batch the rows of its cells.
     n_top_genes
         How many to choose; all usable ones if there are fewer.
-    scale
-        What each cell's counts are multiplied by, shape (n_cells,).
-    tick
-        Called with the number of batches done.
 
     Examples
     --------
     >>> import numpy as np, scipy.sparse as sp
+    >>> from cellnorm.survey import survey
     >>> counts = np.random.default_rng(0).poisson(2.0, (40, 30))
     >>> counts[::2, 7] *= 5
     >>> names = np.array([f"gene{i}" for i in range(30)], dtype=object)
-    >>> halves = [np.arange(20), np.arange(20, 40)]
-    >>> highly_variable(sp.csr_matrix(np.log1p(counts)), names, np.full(30, True), halves, n_top_genes=30).shape
+    >>> found = survey(sp.csr_matrix(counts), slice(0, 40), np.repeat([0, 1], 20), 2)
+    >>> highly_variable(found, names, np.full(30, True), n_top_genes=30).shape
     (30,)
     """
-    voters = [rows for rows in members if len(rows) >= MIN_BATCH] or [np.arange(matrix.shape[0])]
     candidates = np.flatnonzero(usable)
     votes, total, counted = (np.zeros(len(candidates)) for _ in range(3))
-    for done, rows in enumerate(voters):
-        tick(done)
-        mean, variance = _moments(matrix, rows, scale)
+    for mean, variance in _moments(found):
         dispersion = np.round(_normalised_dispersion(mean[candidates], variance[candidates]), DECIMALS)
         known = ~np.isnan(dispersion)
         total[known] += dispersion[known]
@@ -86,23 +132,19 @@ def highly_variable(
     return np.sort(candidates[best])
 
 
-def _moments(
-    matrix: Any, rows: NDArray[np.intp], scale: NDArray[np.float64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of each gene in some cells, of normalised counts (not of their logarithms).
+def _moments(found: Survey) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Mean and variance of each gene in each batch that has a say, of normalised counts (not of their logarithms).
 
     The variance is not corrected for n - 1: a common factor cancels when dispersions are standardised.
     """
-    n_cells, n_genes = len(rows), matrix.shape[1]
-    total, squares = np.zeros(n_genes), np.zeros(n_genes)
-    for part, block in blocks(matrix, rows):
-        values = np.expm1(stored_values(block, None)) if scale is None else stored_values(block, scale[part])
-        total += np.bincount(block.indices, values, n_genes)
-        squares += np.bincount(block.indices, values * values, n_genes)
-    mean = total / n_cells
-    variance = squares / n_cells - mean**2
-    variance[variance <= 1e-12 * squares] = 0  # what rounding leaves of a constant gene
-    return mean, variance
+    voters: list[Any] = list(np.flatnonzero(found.n_cells >= MIN_BATCH)) or [slice(None)]
+    for voter in voters:
+        n_cells = found.n_cells[voter].sum()
+        sums = (np.atleast_2d(moment[voter]).sum(axis=0) for moment in (found.total, found.squares))
+        mean, squares = (moment / n_cells for moment in sums)
+        variance = squares - mean**2
+        variance[variance <= 1e-12 * squares * n_cells] = 0  # what rounding leaves of a constant gene
+        yield mean, variance
 
 
 def _normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,16 +168,11 @@ def _normalised_dispersion(mean: NDArray[np.float64], variance: NDArray[np.float
     return normalised
 
 
-def blocks(matrix: Any, rows: NDArray[np.intp] | None = None) -> Iterator[tuple[Any, Any]]:
-    """Pieces of a CSR matrix: which rows (a slice, or some of `rows`), and these rows."""
-    n_rows = matrix.shape[0] if rows is None else len(rows)
-    for start in range(0, n_rows, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, n_rows)
-        part = slice(start, stop) if rows is None else rows[start:stop]
-        yield part, matrix[part]
-
-
-def stored_values(block: Any, scale: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """The stored values of a block as float64, times the scale of their cells."""
-    values: NDArray[np.float64] = block.data.astype(np.float64)
-    return values if scale is None else values * np.repeat(scale, np.diff(block.indptr))
+def _check_shared(expressed: NDArray[np.bool_], levels: NDArray[Any]) -> None:
+    """Refuse a batch with expressed genes of which no other batch expresses any: nothing could be compared."""
+    common = expressed.sum(axis=0) > 1
+    if len(apart := levels[expressed.any(axis=1) & ~(expressed & common).any(axis=1)]):
+        raise DataError(
+            f"No gene is expressed both in batch {listed(apart)} and in another batch. "
+            "Check that all batches name their genes alike (symbols or Ensembl ids, one species)."
+        )

@@ -24,7 +24,7 @@ from cellnorm.formats import file_format, read
 from cellnorm.labels import listed
 from cellnorm.output import check_target, default_output, reason, replacing, shown, stem
 
-__all__ = ["MIN_SHARED_GENES", "check_target", "default_output", "read", "read_many", "write"]
+__all__ = ["MIN_SHARED_GENES", "can_grow", "check_target", "default_output", "read", "read_many", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -171,9 +171,9 @@ def write(
     try:
         with replacing(target) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about coming changes of anndata's and zarr's formats
-            if source is not None and suffix == ".h5ad" and _can_grow(Path(source), "h5ad", new):
+            if source is not None and suffix == ".h5ad" and can_grow(Path(source), "h5ad", new):
                 _add_to_h5ad(adata, Path(source), temporary, keys)
-            elif source is not None and suffix == ".zarr" and _can_grow(Path(source), "zarr", new):
+            elif source is not None and suffix == ".zarr" and can_grow(Path(source), "zarr", new):
                 _add_to_zarr(adata, Path(source), temporary, keys)
             else:
                 _write_whole(adata, temporary, suffix)
@@ -182,7 +182,7 @@ def write(
         raise DataError(f"{shown(target)} could not be written: {reason(error)}. Nothing was left there.") from error
 
 
-def _can_grow(source: Path, kind: str, keys: Sequence[tuple[str, str]]) -> bool:
+def can_grow(source: Path, kind: str, keys: Sequence[tuple[str, str]]) -> bool:
     """Whether elements can be added to a copy: of this format, not of an old one, and no slot lies in another file."""
     if file_format(source) != kind:
         return False

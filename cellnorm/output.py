@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import os
 import re
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from cellnorm.errors import DataError
 
-__all__ = ["check_target", "default_output", "is_zarr", "reason", "replacing", "shown", "stem"]
+__all__ = ["check_embedding", "check_target", "default_output", "is_zarr", "names_file"]
+__all__ += ["reason", "remove", "replacing", "shown", "sibling", "stem", "sweep"]
 
 _SUFFIXES = (".h5ad", ".zarr", ".h5")
 # A folder counts as gone when it is not there so many looks in a row; after so many seconds it is given up.
@@ -88,18 +90,24 @@ def default_output(path: str | os.PathLike[str]) -> Path:
 
 
 def check_target(
-    path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = (), *, force: bool = False
+    path: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    *,
+    force: bool = False,
+    suffixes: Sequence[str] = (".h5ad", ".zarr"),
 ) -> None:
     """Refuse, before any long work, a result that could not be written in the end or would harm an input.
 
     Parameters
     ----------
     path
-        Where the result shall go: .h5ad or .zarr.
+        Where the result shall go.
     inputs
         What it is made from.
     force
         An existing result may be replaced.
+    suffixes
+        How its name may end.
 
     Raises
     ------
@@ -120,8 +128,8 @@ def check_target(
             os.stat(source)
         except OSError as error:
             raise DataError(f"{shown(source)} cannot be read: {reason(error)}. Check its name and folder.") from error
-    if target.suffix.lower() not in (".h5ad", ".zarr"):
-        raise DataError(f"The output must end in .h5ad or .zarr, found {shown(target)}.")
+    if target.suffix.lower() not in suffixes:
+        raise DataError(f"The output must end in {' or '.join(suffixes)}, found {shown(target)}.")
     here = Path(os.path.realpath(target))
     for source in inputs:
         there = Path(os.path.realpath(source))
@@ -130,24 +138,70 @@ def check_target(
             raise DataError(f"The output {shown(target)} would change the input {shown(source)}: choose another name.")
     if os.path.lexists(target):
         if not force:
-            raise DataError(f"{shown(target)} exists. Choose another name (--output) or replace it (--force).")
+            raise DataError(f"{shown(target)} exists. Choose another name or replace it (--force).")
         if target.suffix.lower() == ".zarr" and not is_zarr(target):
             raise DataError(f"{shown(target)} is no zarr store and is not replaced. Choose another name.")
-        if target.suffix.lower() == ".h5ad" and target.is_dir():
+        if target.suffix.lower() != ".zarr" and target.is_dir():
             raise DataError(f"{shown(target)} is a folder and is not replaced. Choose another name.")
     _check_folder(target)
+
+
+def names_file(path: str | os.PathLike[str]) -> Path:
+    """Where the names of the cells go, one in a line, beside an embedding that is written as .npy.
+
+    Examples
+    --------
+    >>> str(names_file("lab/z.npy"))
+    'lab/z.names.txt'
+    """
+    return Path(path).with_suffix(".names.txt")
+
+
+def check_embedding(
+    path: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]] = (), *, force: bool = False
+) -> None:
+    """Refuse, before any long work, a file of names and embedding that could not be written in the end.
+
+    Parameters
+    ----------
+    path
+        Where it shall go: .h5ad, .parquet, which needs pyarrow, or .npy, whose names go into another file beside it.
+    inputs, force
+        See `check_target`.
+
+    Raises
+    ------
+    DataError
+        As `check_target`, for the file of the names too; or pyarrow is wanted and not installed.
+
+    Examples
+    --------
+    >>> check_embedding("z.csv")
+    Traceback (most recent call last):
+    ...
+    cellnorm.errors.DataError: The output must end in .h5ad or .parquet or .npy, found 'z.csv'.
+    """
+    check_target(path, inputs, force=force, suffixes=(".h5ad", ".parquet", ".npy"))
+    kind = Path(path).suffix.lower()
+    if kind == ".npy":
+        check_target(names_file(path), inputs, force=force, suffixes=(".txt",))
+    if kind == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise DataError(
+            f"{shown(path)} needs pyarrow, which is not installed. "
+            'Install it (pip install "cellnorm[parquet]"), or choose a name that ends in .h5ad or .npy.'
+        )
 
 
 def _check_folder(target: Path) -> None:
     if not target.parent.is_dir():
         raise DataError(f"There is no folder {shown(target.parent)} to write into. Make it, or choose another one.")
-    probe = _sibling(target, "tmp")
+    probe = sibling(target, "tmp")
     try:  # rights as listed can mislead (root, network disks): only writing tells
-        _remove(probe)
+        remove(probe)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        text = f"{shown(target)} cannot be written: {reason(error)}. Choose another folder or name with --output."
+        text = f"{shown(target)} cannot be written: {reason(error)}. Choose another folder or name."
         raise DataError(text) from error
 
 
@@ -167,8 +221,8 @@ def replacing(target: Path) -> Iterator[Path]:
     ...     sorted(p.name for p in pathlib.Path(folder).iterdir())
     ['a.txt']
     """
-    temporary, aside = _sibling(target, "tmp"), _sibling(target, "old")
-    _sweep(target)
+    temporary, aside = sibling(target, "tmp"), sibling(target, "old")
+    sweep(target)
     try:
         yield temporary
         _sync(temporary)
@@ -182,21 +236,23 @@ def replacing(target: Path) -> Iterator[Path]:
             raise
         _sync_folder(target.parent)
     finally:
-        _remove(temporary)
-        _remove(aside)
+        remove(temporary)
+        remove(aside)
 
 
-def _sibling(target: Path, kind: str) -> Path:
+def sibling(target: Path, kind: str) -> Path:
+    """A name beside `target` that this process alone uses: "tmp", "old" or "work"."""
     return target.with_name(f".{target.name}.{os.getpid()}.{kind}")
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Remove the temporary siblings of processes that are no more, and of an earlier one that had this one's number."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old)")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(tmp|old|work)")
     for name in os.listdir(target.parent):
         found = pattern.fullmatch(name)
-        if found and (int(found[1]) == os.getpid() or not _alive(int(found[1]))):
-            _remove(target.with_name(name))
+        own = found is not None and int(found[1]) == os.getpid() and found[2] != "work"  # which may be in use
+        if found and (own or not _alive(int(found[1]))):
+            remove(target.with_name(name))
 
 
 def _alive(pid: int) -> bool:
@@ -211,7 +267,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():
         # zarr's other writers may be at work for a moment after one has failed, and make the folder anew
         gone, until = 0, time.monotonic() + LONGEST_TIDYING

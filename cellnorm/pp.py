@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from cellnorm.adata import choose_matrix, gene_mask, write_pca
+from cellnorm.adata import choose_matrix, gene_mask, masked_genes, same_genes, write_pca
 from cellnorm.errors import DataError
 from cellnorm.front import LinearFront
-from cellnorm.hvg import BLOCK_ROWS, blocks, highly_variable, stored_values
-from cellnorm.labels import batch_labels, listed
+from cellnorm.hvg import N_TOP_GENES, choose_genes
+from cellnorm.labels import batch_labels
+from cellnorm.parts import spans
+from cellnorm.survey import Survey, canonical, count_scale, log_values, survey
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
 __all__ = ["log_expression", "prepare"]
-
-N_TOP_GENES = 2000
-TARGET_SUM = 1e4
-MIN_CELLS = 3  # a gene found in fewer cells says nothing about them
 
 Chosen = tuple[Any, NDArray[np.intp], NDArray[np.object_], str, str]
 
@@ -172,114 +169,33 @@ def _choose(
     if n_top_genes < 1:
         raise DataError(f"n_top_genes must be 1 or more, found {n_top_genes}.")
     mask = None if mask_var is None else gene_mask(adata, mask_var)
-    found, names, source, kind = choose_matrix(adata, layer)
-    matrix = canonical(found)
-    del found
-    n_found = cells_per_gene(matrix)
-    usable = n_found >= MIN_CELLS
-    if not usable.any():
-        raise DataError(
-            f"{source} has no gene with a value above zero in {MIN_CELLS} or more of its {matrix.shape[0]} cells. "
-            "Check that it holds the expression."
-        )
-    scale = count_scale(matrix) if kind == "counts" else None
+    loaded, names, source, kind = choose_matrix(adata, layer)
+    matrix = canonical(loaded)
+    del loaded
+    wanted = None if mask is None else masked_genes(adata, mask, names, source)
     levels, codes = np.unique(batch, return_inverse=True)
-    members = [np.flatnonzero(codes == code) for code in range(len(levels))]
+    parts = spans(matrix.shape[0])
+    found = Survey.empty(len(levels), matrix.shape[1], counts=kind == "counts")
 
     def tick(done: int) -> None:
         if progress is not None:
-            progress("prepare", done, len(members) + 1, None)
+            progress("prepare", done, len(parts) + 1, None)
 
-    if mask is not None:
-        positions = _masked(adata, mask, names, source)
-    elif usable.sum() <= n_top_genes:
-        positions = np.flatnonzero(usable)
-    else:
-        positions = highly_variable(matrix, names, usable, members, n_top_genes=n_top_genes, scale=scale, tick=tick)
-    chosen = log_values(matrix, positions, scale, int(n_found[positions].sum()))
-    _check_shared(chosen, members, levels)
-    tick(len(members) + 1)
+    for done, span in enumerate(parts):
+        tick(done)
+        found.add(survey(matrix, span, codes[span], len(levels), counts=found.counts, known=True))
+    positions = choose_genes(found, names, levels, source, n_top_genes=n_top_genes, wanted=wanted)
+    tick(len(parts))
+    chosen = log_values(matrix, positions, count_scale(matrix) if kind == "counts" else None)
+    tick(len(parts) + 1)
     return chosen, positions, names, source, kind
-
-
-def canonical(matrix: Any) -> Any:
-    """CSR with sorted indices, no zeros stored and none twice; the matrix itself if it is so already."""
-    if isinstance(matrix, np.ndarray):
-        if matrix.dtype == np.float16:  # which scipy has no sparse matrix of
-            matrix = matrix.astype(np.float32)
-        step = max(1, BLOCK_ROWS * 1024 // matrix.shape[1])  # the places of all values at once would take 16 bytes each
-        parts = [sp.csr_matrix(matrix[start : start + step]) for start in range(0, len(matrix), step)]
-        return sp.vstack(parts, format="csr")
-    csr = matrix.tocsr()
-    if not csr.has_canonical_format or not csr.data.all():
-        csr = csr.copy() if csr is matrix else csr
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-    return csr
-
-
-def cells_per_gene(matrix: Any) -> NDArray[np.intp]:
-    """In how many cells each gene is expressed, shape (n_genes,)."""
-    found = np.zeros(matrix.shape[1], np.intp)
-    for _, block in blocks(matrix):
-        found += np.bincount(block.indices, minlength=len(found))
-    return found
-
-
-def count_scale(matrix: Any) -> NDArray[np.float64]:
-    """What each cell's counts are multiplied by, shape (n_cells,); 0 for a cell without counts."""
-    ones = np.ones(matrix.shape[1])
-    library: NDArray[np.float64] = np.concatenate([block @ ones for _, block in blocks(matrix)])
-    return np.divide(TARGET_SUM, library, out=np.zeros_like(library), where=library > 0)
-
-
-def log_values(matrix: Any, positions: NDArray[np.intp], scale: NDArray[np.float64] | None, n_values: int) -> Any:
-    """Log-normalised values of the chosen genes, CSR of float32."""
-    data, indices = np.empty(n_values, np.float32), np.empty(n_values, np.int32)
-    indptr = np.zeros(matrix.shape[0] + 1, np.int64)
-    filled = 0
-    for rows, block in blocks(matrix):
-        part = block[:, positions]
-        end = filled + part.nnz
-        values = stored_values(part, None if scale is None else scale[rows])
-        data[filled:end] = values if scale is None else np.log1p(values)
-        indices[filled:end] = part.indices
-        indptr[rows.start + 1 : rows.stop + 1] = filled + part.indptr[1:]
-        filled = end
-    return sp.csr_matrix((data, indices, indptr), shape=(matrix.shape[0], len(positions)))
-
-
-def _check_shared(chosen: Any, members: list[NDArray[np.intp]], levels: NDArray[Any]) -> None:
-    """Refuse a batch with expressed genes of which no other batch expresses any: nothing could be compared."""
-    expressed = np.stack([chosen[rows].getnnz(axis=0) > 0 for rows in members])
-    common = expressed.sum(axis=0) > 1
-    if len(apart := levels[expressed.any(axis=1) & ~(expressed & common).any(axis=1)]):
-        raise DataError(
-            f"No gene is expressed both in batch {listed(apart)} and in another batch. "
-            "Check that all batches name their genes alike (symbols or Ensembl ids, one species)."
-        )
-
-
-def _same_names(adata: AnnData, names: NDArray[np.object_]) -> bool:
-    return np.array_equal(names, np.asarray(adata.var_names.astype(str), dtype=object))
-
-
-def _masked(adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str) -> NDArray[np.intp]:
-    """Places of the genes that a mask over var names in the matrix found, whose genes may be others."""
-    if _same_names(adata, names):
-        return np.flatnonzero(mask)
-    wanted = set(adata.var_names[mask].astype(str))
-    positions = np.flatnonzero([name in wanted for name in names])
-    if not len(positions):
-        raise DataError(f"mask_var names {len(wanted)} genes, but {source} has none of them. Name them as var does.")
-    return positions
 
 
 def _positions_in_var(
     adata: AnnData, names: NDArray[np.object_], positions: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Places in var of the chosen genes, and which of the chosen they are; genes that var lacks are left out."""
-    if _same_names(adata, names):
+    if same_genes(adata, names):
         return positions, np.arange(len(positions))
     place = {name: i for i, name in reversed(list(enumerate(adata.var_names.astype(str))))}
     pairs = {place[name]: row for row, name in enumerate(names[positions]) if name in place}

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from cellnorm.covariates import columns_of, design_of, joined
 from cellnorm.errors import DataError
 
-__all__ = ["check_matrix", "check_strength", "check_width", "choose_device", "encode_labels", "known_codes"]
+__all__ = ["check_cells", "check_matrix", "check_strength", "check_width", "choose_device", "encode_labels"]
+__all__ += ["known_codes"]
 
 
 def encode_labels(batch: Any, n_cells: int) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float32]]:
@@ -81,17 +82,22 @@ def _is_missing(value: Any) -> bool:
 
 def check_matrix(X: Any, n_latent: int) -> None:
     """Refuse a matrix with fewer cells than latent dimensions, or with values that are not finite."""
-    if X.shape[0] < n_latent:
-        raise DataError(
-            f"An embedding of {n_latent} dimensions was asked for, found {X.shape[0]} cells. "
-            "Give more cells than latent dimensions, or set n_latent lower."
-        )
+    check_cells(X.shape[0], n_latent)
     values = np.asarray(X.data if hasattr(X, "tocsr") else X)
     bad = int(values.size - np.count_nonzero(np.abs(values) <= np.finfo(np.float32).max))
     if bad:
         raise DataError(
             f"The matrix holds {bad} values that are NaN, infinite or beyond 32 bits. "
             "Remove these cells or genes, or fill them in."
+        )
+
+
+def check_cells(n_cells: int, n_latent: int) -> None:
+    """Refuse fewer cells than latent dimensions."""
+    if n_cells < n_latent:
+        raise DataError(
+            f"An embedding of {n_latent} dimensions was asked for, found {n_cells} cells. "
+            "Give more cells than latent dimensions, or set n_latent lower."
         )
 
 

@@ -109,8 +109,8 @@ def test_signatures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GLUE)
-def test_adata_comes_first(name: str) -> None:
-    assert parameters(GLUE[name])[0].name == "adata"
+def test_adata_or_a_file_comes_first(name: str) -> None:
+    assert parameters(GLUE[name])[0].name == ("source" if name.endswith("_file") else "adata")
 
 
 def test_every_parameter_of_the_estimator_is_keyword_only_and_annotated() -> None:

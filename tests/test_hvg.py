@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cellnorm.hvg import MIN_BATCH, _moments, _normalised_dispersion, blocks, highly_variable, stored_values
+from cellnorm.hvg import MIN_BATCH, _moments, _normalised_dispersion, highly_variable
+from cellnorm.survey import Survey, count_scale
 
 
 def logs(n_cells: int, n_genes: int, seed: int = 0) -> sp.csr_matrix:
@@ -29,10 +30,18 @@ def names(n_genes: int) -> np.ndarray:
     return np.array([f"gene{i}" for i in range(n_genes)], dtype=object)
 
 
+def surveyed(matrix: sp.csr_matrix, batches: list[np.ndarray]) -> Survey:
+    """Moments of log values in batches."""
+    found = Survey.empty(len(batches), matrix.shape[1], counts=False)
+    for code, rows in enumerate(batches):
+        found.look(matrix[rows], np.full(len(rows), code))
+    return found
+
+
 def ours(matrix: sp.csr_matrix, batches: list[np.ndarray], n_top_genes: int) -> list[int]:
     n_genes = matrix.shape[1]
     usable = np.full(n_genes, True)
-    return highly_variable(matrix, names(n_genes), usable, batches, n_top_genes=n_top_genes).tolist()
+    return highly_variable(surveyed(matrix, batches), names(n_genes), usable, n_top_genes=n_top_genes).tolist()
 
 
 def scanpys(matrix: sp.csr_matrix, batches: list[np.ndarray], n_top_genes: int) -> list[int]:
@@ -56,7 +65,7 @@ def test_the_dispersions_are_scanpys(seed: int, n_cells: int, n_genes: int) -> N
     matrix = logs(n_cells, n_genes, seed)
     matrix = matrix[:, matrix.getnnz(axis=0) > 0]
     expected = sc.pp.highly_variable_genes(ad.AnnData(matrix.copy()), n_top_genes=1, inplace=False)
-    found = _normalised_dispersion(*_moments(matrix, np.arange(n_cells), None))
+    found = _normalised_dispersion(*next(_moments(surveyed(matrix, members(n_cells)))))
     np.testing.assert_allclose(found, expected["dispersions_norm"], rtol=1e-3, atol=1e-4)
 
 
@@ -78,17 +87,16 @@ def test_a_gene_silent_in_one_batch_counts_as_in_scanpy() -> None:
     assert ours(matrix, members(40, 40, 40), 25) == scanpys(matrix, members(40, 40, 40), 25)
 
 
-def test_counts_with_a_scale_are_the_same_as_their_logarithms() -> None:
-    counts = sp.csr_matrix(
-        np.random.default_rng(0).poisson(1.0, (60, 50)) * np.random.default_rng(1).integers(1, 9, 50)
-    )
-    scale = np.random.default_rng(2).uniform(1, 5, 60)
+def test_counts_are_the_same_as_their_logarithms() -> None:
+    rate = np.random.default_rng(1).integers(1, 9, 50)
+    counts = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (60, 50)) * rate)
+    scale = count_scale(counts)
     logged = sp.csr_matrix(np.log1p(counts.toarray() * scale[:, None]))
-    arguments = (names(50), np.full(50, True), members(30, 30))
-    assert (
-        highly_variable(counts, *arguments, n_top_genes=20, scale=scale).tolist()
-        == highly_variable(logged, *arguments, n_top_genes=20).tolist()
-    )
+    of_counts = Survey.empty(2, 50, counts=True)
+    of_counts.look(counts, np.repeat([0, 1], 30))
+    of_logs = surveyed(logged, members(30, 30))
+    chosen = [highly_variable(f, names(50), np.full(50, True), n_top_genes=20).tolist() for f in (of_counts, of_logs)]
+    assert chosen[0] == chosen[1]
 
 
 def test_small_batches_have_no_say() -> None:
@@ -127,8 +135,8 @@ def test_the_order_of_genes_has_no_say() -> None:
     label = names(80)
     order = np.random.default_rng(3).permutation(80)
     usable = np.full(80, True)
-    plain = highly_variable(matrix, label, usable, members(40, 40), n_top_genes=33)
-    mixed = highly_variable(matrix[:, order], label[order], usable, members(40, 40), n_top_genes=33)
+    plain = highly_variable(surveyed(matrix, members(40, 40)), label, usable, n_top_genes=33)
+    mixed = highly_variable(surveyed(matrix[:, order], members(40, 40)), label[order], usable, n_top_genes=33)
     assert set(label[plain]) == set(label[order][mixed])
 
 
@@ -137,9 +145,10 @@ def test_ties_are_settled_by_name() -> None:
     turn = np.arange(90).reshape(3, 30)[[1, 2, 0]].ravel()  # thrice is once around: genes g, g + 30, g + 60 are equal
     together = sp.vstack([batch, batch[:, turn], batch[:, turn[turn]]], format="csr")
     label = np.random.default_rng(0).permutation(names(90))
+    found = surveyed(together, members(40, 40, 40))
     split = 0
     for n_top_genes in range(1, 90):
-        places = highly_variable(together, label, np.full(90, True), members(40, 40, 40), n_top_genes=n_top_genes)
+        places = highly_variable(found, label, np.full(90, True), n_top_genes=n_top_genes)
         for triple in np.arange(90).reshape(3, 30).T:
             taken = sorted(label[np.intersect1d(triple, places)])
             assert taken == sorted(label[triple])[: len(taken)]
@@ -150,36 +159,15 @@ def test_ties_are_settled_by_name() -> None:
 def test_a_gene_that_does_not_vary_is_out_of_the_reckoning() -> None:
     same = np.random.default_rng(0).uniform(0.1, 3, 50).astype(np.float32)
     matrix = sp.csr_matrix(np.tile(same, (31, 1)))
-    assert np.isnan(_normalised_dispersion(*_moments(matrix, np.arange(31), None))).all()
+    assert np.isnan(_normalised_dispersion(*next(_moments(surveyed(matrix, members(31)))))).all()
 
 
 def test_only_usable_genes_are_chosen_and_all_of_them_if_few() -> None:
     matrix = logs(60, 40)
     usable = np.arange(40) % 2 == 0
-    few = highly_variable(matrix, names(40), usable, members(30, 30), n_top_genes=5)
+    found = surveyed(matrix, members(30, 30))
+    few = highly_variable(found, names(40), usable, n_top_genes=5)
     assert len(few) == 5
     assert usable[few].all()
-    everything = highly_variable(matrix, names(40), usable, members(30, 30), n_top_genes=100)
+    everything = highly_variable(found, names(40), usable, n_top_genes=100)
     assert everything.tolist() == np.flatnonzero(usable).tolist()
-
-
-def test_every_batch_is_told_of() -> None:
-    told: list[int] = []
-    matrix = logs(60, 40)
-    highly_variable(matrix, names(40), np.full(40, True), members(20, 20, 20), n_top_genes=5, tick=told.append)
-    assert told == [0, 1, 2]
-
-
-def test_blocks_hold_every_row_once() -> None:
-    matrix = sp.random(2500, 7, density=0.3, format="csr", random_state=0)
-    assert (sp.vstack([block for _, block in blocks(matrix)]) != matrix).nnz == 0
-    rows = np.arange(0, 2500, 2)
-    parts = list(blocks(matrix, rows))
-    assert np.concatenate([part for part, _ in parts]).tolist() == rows.tolist()
-    assert (sp.vstack([block for _, block in parts]) != matrix[rows]).nnz == 0
-
-
-def test_values_are_scaled_by_cell() -> None:
-    block = sp.csr_matrix(np.array([[1, 2, 0], [0, 0, 0], [0, 0, 4]], dtype=np.int32))
-    assert stored_values(block, np.array([10.0, 1.0, 0.5])).tolist() == [10.0, 20.0, 2.0]
-    assert stored_values(block, None).dtype == np.float64

@@ -254,7 +254,7 @@ def test_masks(small_adata: ad.AnnData) -> None:
 def test_progress_and_bounds(small_adata: ad.AnnData) -> None:
     told: list[tuple[str, int, int, float | None]] = []
     expression(small_adata, n_top_genes=50, progress=lambda *state: told.append(state))
-    assert told == [("prepare", done, 4, None) for done in (0, 1, 2, 4)]
+    assert told == [("prepare", done, 2, None) for done in (0, 1, 2)]
     with pytest.raises(DataError, match="n_top_genes must be 1 or more, found 0"):
         expression(small_adata, n_top_genes=0)
 

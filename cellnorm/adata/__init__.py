@@ -4,7 +4,8 @@ Reads the expression matrix and writes the results; `labels` reads the batch lab
 refused here with a `DataError` that says what was asked, what was found and what to do.
 """
 
-from cellnorm.adata._read import choose_matrix, gene_mask, representation
+from cellnorm.adata._lazy import Place, file_places, open_rows, read_genes, read_shell
+from cellnorm.adata._read import choose_matrix, first_usable, gene_mask, masked_genes, representation, same_genes
 from cellnorm.adata._write import (
     cell_keys,
     layer_key,
@@ -16,5 +17,6 @@ from cellnorm.adata._write import (
     write_result,
 )
 
-__all__ = ["cell_keys", "choose_matrix", "gene_mask", "layer_key", "representation"]
+__all__ = ["Place", "cell_keys", "choose_matrix", "file_places", "first_usable", "gene_mask", "layer_key", "open_rows"]
+__all__ += ["masked_genes", "read_genes", "read_shell", "representation", "same_genes"]
 __all__ += ["result_keys", "result_slots", "umap_keys", "write_cells", "write_pca", "write_result"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from cellnorm.errors import DataError
 from cellnorm.labels import listed
+from cellnorm.survey import Seen
 
-__all__ = ["choose_matrix", "gene_mask", "representation"]
+__all__ = ["choose_matrix", "first_usable", "gene_mask", "masked_genes", "places", "representation", "same_genes"]
 
-# Log-normalised values stay far below this in any base (10,000 counts per cell: 9.2 in base e, 13.3 in base 2).
-LOG_MAX = 30.0
 CHUNK_VALUES = 1_000_000
 
 
@@ -57,39 +56,86 @@ def choose_matrix(adata: AnnData, layer: str | None = None) -> tuple[Any, NDArra
     >>> source, kind
     ('X', 'counts')
     """
-    places = _places(adata, layer)
+    fetch: dict[str, Callable[[], Any]] = {"X": lambda: _loaded(adata.X), "raw.X": lambda: _loaded(adata.raw.X)}
+    fetch |= {_of_layer(name): lambda name=name: _loaded(adata.layers[name]) for name in adata.layers}  # type: ignore[misc]
+    wanted = places(layer, adata.layers, x=adata.X is not None, raw=adata.raw is not None)
+    source, kind = first_usable(wanted, lambda source: _kind(fetch[source]()), layer)
+    return fetch[source](), _gene_names(adata, source), source, kind
+
+
+def first_usable(
+    wanted: Iterable[str], look: Callable[[str], tuple[str, str]], layer: str | None = None
+) -> tuple[str, str]:
+    """The first of some matrices that holds counts, else the first that holds log-normalised values, and what it holds.
+
+    Parameters
+    ----------
+    wanted
+        Names of the matrices in order, see `places`.
+    look
+        Tells what a matrix holds as `Seen.kind` does; not asked about those after the first with counts.
+    layer
+        The layer that was asked for; without one log-normalised values in layers['counts'] do not count.
+
+    Raises
+    ------
+    DataError
+        If none is usable.
+
+    Examples
+    --------
+    >>> first_usable(["X", "raw.X"], lambda source: ("counts" if source == "raw.X" else "log", ""))
+    ('raw.X', 'counts')
+    """
     found: dict[str, tuple[str, str]] = {}
-    for source, fetch in places.items():
-        matrix = fetch()
-        kind, finding = _kind(matrix)
+    for source in wanted:
+        kind, finding = look(source)
         if kind == "counts":
-            return matrix, _gene_names(adata, source), source, kind
+            return source, kind
         found[source] = (kind, finding)
     for source, (kind, _) in found.items():
         if kind == "log" and (layer is not None or source != _COUNTS):
-            return places[source](), _gene_names(adata, source), source, kind
+            return source, kind
     raise DataError(_unusable(found))
 
 
 _COUNTS = "layers['counts']"
 
 
-def _places(adata: AnnData, layer: str | None) -> dict[str, Callable[[], Any]]:
-    """Names of the matrices to look at, in order, and how to get each."""
+def _of_layer(name: str) -> str:
+    return f"layers[{name!r}]"
+
+
+def places(layer: str | None, layers: Iterable[str], *, x: bool, raw: bool) -> list[str]:
+    """Names of the matrices to look at, in order.
+
+    Parameters
+    ----------
+    layer
+        The only one, if it is given.
+    layers
+        Those that there are.
+    x, raw
+        Whether there are X and raw.X.
+
+    Raises
+    ------
+    DataError
+        If there is no such layer, or nothing at all.
+
+    Examples
+    --------
+    >>> places(None, ["counts", "scaled"], x=True, raw=False)
+    ['X', "layers['counts']"]
+    """
     if layer is not None:
-        if layer not in adata.layers:
-            raise DataError(f"layer {layer!r} was asked for, but the layers are: {listed(adata.layers)}.")
-        return {f"layers[{layer!r}]": lambda: _loaded(adata.layers[layer])}
-    places: dict[str, Callable[[], Any]] = {}
-    if adata.X is not None:
-        places["X"] = lambda: _loaded(adata.X)
-    if "counts" in adata.layers:
-        places[_COUNTS] = lambda: _loaded(adata.layers["counts"])
-    if adata.raw is not None:
-        places["raw.X"] = lambda: _loaded(adata.raw.X)
-    if not places:
+        if layer not in layers:
+            raise DataError(f"layer {layer!r} was asked for, but the layers are: {listed(layers)}.")
+        return [_of_layer(layer)]
+    wanted = {"X": x, _COUNTS: "counts" in layers, "raw.X": raw}
+    if not any(wanted.values()):
         raise DataError("An expression matrix is needed, but X, layers['counts'] and raw.X are all empty.")
-    return places
+    return [source for source, there in wanted.items() if there]
 
 
 def _gene_names(adata: AnnData, source: str) -> NDArray[np.object_]:
@@ -115,28 +161,12 @@ def _is_sparse(matrix: Any) -> bool:
 
 def _kind(matrix: Any) -> tuple[str, str]:
     """What a matrix holds: "counts", "log" or "other", and in words what speaks against the first two."""
-    nan, infinite, low, high, whole = 0, 0, 0.0, 0.0, True
     if 0 in matrix.shape:
         return "other", f"no values ({matrix.shape[0]} cells x {matrix.shape[1]} genes)"
+    seen = Seen()
     for values in _stored(matrix):
-        if values.dtype.kind not in "biuf":
-            return "other", f"values of type {values.dtype}, which are not numbers"
-        if values.dtype.kind == "f":
-            finite = np.isfinite(values)
-            if not finite.all():
-                n_nan = int(np.isnan(values).sum())
-                nan, infinite = nan + n_nan, infinite + int((~finite).sum()) - n_nan
-                values = values[finite]
-            whole = whole and bool((np.rint(values) == values).all())
-        low = min(low, float(values.min(initial=0)))
-        high = max(high, float(values.max(initial=0)))
-    if nan or infinite:
-        return "other", f"{nan} NaN and {infinite} infinite values"
-    if low < 0:
-        return "other", f"negative values (down to {low:.3g}), as scaled or centred data do"
-    if whole:
-        return "counts", ""
-    return ("log", "fractional values") if high < LOG_MAX else ("other", f"fractional values up to {high:.6g}")
+        seen.look(values)
+    return seen.kind()
 
 
 def _stored(matrix: Any) -> Iterator[NDArray[Any]]:
@@ -173,6 +203,22 @@ def gene_mask(adata: AnnData, mask_var: str | Any) -> NDArray[np.bool_]:
     if not mask.any():
         raise DataError("mask_var holds no gene: every value is False. Give a mask with the genes to use.")
     return np.asarray(mask)
+
+
+def masked_genes(adata: AnnData, mask: NDArray[np.bool_], names: NDArray[np.object_], source: str) -> NDArray[np.intp]:
+    """Places of the genes that a mask over var names in the matrix found, whose genes may be others."""
+    if same_genes(adata, names):
+        return np.flatnonzero(mask)
+    wanted = set(adata.var_names[mask].astype(str))
+    positions = np.flatnonzero([name in wanted for name in names])
+    if not len(positions):
+        raise DataError(f"mask_var names {len(wanted)} genes, but {source} has none of them. Name them as var does.")
+    return positions
+
+
+def same_genes(adata: AnnData, names: NDArray[np.object_]) -> bool:
+    """Whether these are the names of var."""
+    return np.array_equal(names, np.asarray(adata.var_names.astype(str), dtype=object))
 
 
 def representation(adata: AnnData, use_rep: str) -> tuple[NDArray[np.float32], str]:

@@ -24,6 +24,7 @@ from cellnorm.cli._shared import (
     talk_options,
     typed_command,
 )
+from cellnorm.cli._stream import How, how_to_read, is_streamed, result_of, stream, stream_options, write
 from cellnorm.console import exit_codes, plain, stage, talk
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Page(NamedTuple):
     "samples. Never for correcting.",
 )
 @expression_options
+@stream_options
 @click.option("-f", "--force", is_flag=True, help="Replace the output (and the report and the model) if it exists.")
 @talk_options
 @click.version_option(__version__, prog_name="cellnorm")
@@ -117,7 +119,8 @@ def correct(
     labs: they are joined on the genes they share, and each file is one batch.
 
     The result holds everything INPUT holds, untouched, and the corrected embedding in obsm["X_cellnorm"]; what was done
-    is in uns["cellnorm"]. INPUT itself is never changed. Go on in scanpy:
+    is in uns["cellnorm"]. INPUT itself is never changed. A file that would not fit into memory is streamed: the result
+    is the same. Go on in scanpy:
 
     \b
         adata = sc.read_h5ad("cells.cellnorm.h5ad")
@@ -134,14 +137,16 @@ def correct(
         cellnorm correct cells.h5ad --expression
         cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad
         cellnorm correct atlas.h5ad --save-model atlas.model --label-key cell_type
+        cellnorm correct big.zarr --work-dir work --embedding-only embedding.h5ad
     """  # noqa: D301 - click takes \b as "leave these lines as they are"
     if quiet and verbose:
         raise click.UsageError("-q and -v exclude each other.")
-    if output is None and len(inputs) > 1:
+    wanted = expression_wanted(expression, expression_counts, expression_sparse)
+    how = how_to_read(inputs, output, umap, {"--expression": wanted, "--report": report}, params)
+    if output is None and how.embedding_only is None and len(inputs) > 1:
         raise click.UsageError("Several inputs need a name for their result: -o merged.h5ad")
     if label_key is not None and report is None and save_model is None:
         raise click.UsageError("--label-key is for the report or the model: add --report FILE or --save-model DIR.")
-    wanted = expression_wanted(expression, expression_counts, expression_sparse)
     kept = {} if save_model is None else {"save_model": save_model, "label_key": label_key, "force": force}
     chosen = {name: value for name, value in {**params, "random_state": seed}.items() if value is not None}
     with exit_codes(), talk(quiet, verbose) as progress:
@@ -155,6 +160,7 @@ def correct(
             page,
             kept,
             wanted,
+            how,
             umap=umap,
             force=force,
             progress=progress,
@@ -171,28 +177,23 @@ def _correct(
     page: Page | None,
     kept: dict[str, Any],
     wanted: dict[str, Any],
+    how: How,
     *,
     umap: bool,
     force: bool,
     progress: "Progress",
 ) -> Path:
-    from cellnorm.output import check_target, default_output
-
     start = time.perf_counter()
-    target = default_output(inputs[0]) if output is None else output
-    check_target(target, inputs, force=force)  # before the imports, which take seconds
-    from cellnorm import io, tl
-    from cellnorm.adata import result_keys, result_slots
+    target = result_of(inputs, output, how, force=force)  # before the imports, which take seconds
+    from cellnorm import tl
+    from cellnorm.adata import result_keys
 
-    if kept:
-        from cellnorm.checkpoint import check_folder
-
-        check_folder(kept["save_model"], force=force)
-    if page is not None:
-        from cellnorm.report import check_report
-
-        check_report(page.target, force=force)
-
+    _check(kept, page, force=force)
+    if is_streamed(inputs, batch_keys, params.get("n_top_genes"), how):
+        asked = {**params, **kept, "layer": layer}
+        stream(inputs[0], target, batch_keys, asked, how, umap=umap, force=force, progress=progress)
+        logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
+        return target
     seconds: dict[str, float] = {}
     with stage("read", seconds, progress):
         adata, batch_keys = _read(inputs, layer, batch_keys)
@@ -215,12 +216,23 @@ def _correct(
     logger.info("seconds: %s", ", ".join(f"{stage} {taken:.1f}" for stage, taken in info["seconds"].items()))
     with stage("write", seconds, progress):
         source = inputs[0] if len(inputs) == 1 else None
-        io.write(adata, target, source=source, keys=result_slots(umap=umap), layers=layers, force=force)
+        write(adata, target, batch_keys, how, umap=umap, source=source, layers=layers, force=force)
     if write_page:  # last: what was computed is safe by now
         with stage("report", seconds, progress):
             write_page(result_keys()[0])
     logger.info("wrote %s after %.1f seconds", target, time.perf_counter() - start)
     return target
+
+
+def _check(kept: dict[str, Any], page: Page | None, *, force: bool) -> None:
+    """Refuse, before any long work, a model or a report that could not be written in the end."""
+    from cellnorm.checkpoint import check_folder
+    from cellnorm.report import check_report
+
+    if kept:
+        check_folder(kept["save_model"], force=force)
+    if page is not None:
+        check_report(page.target, force=force)
 
 
 def _read(inputs: tuple[Path, ...], layer: str | None, batch_keys: list[str]) -> tuple[Any, list[str]]:

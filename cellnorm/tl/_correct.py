@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,16 @@ from cellnorm.alarm import Alarm
 from cellnorm.checkpoint import check_folder, fingerprint
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
+from cellnorm.hvg import N_TOP_GENES
 from cellnorm.labels import batch_labels, kept_labels, listed
-from cellnorm.pp import N_TOP_GENES, log_expression
+from cellnorm.pp import log_expression
 from cellnorm.validation import check_strength, choose_device
 
 if TYPE_CHECKING:
     from cellnorm.training import Progress
 
-__all__ = ["correct", "versions"]
+__all__ = ["check_arguments", "correct", "labels_to_keep", "read_covariates", "record", "say", "tell", "tell_model"]
+__all__ += ["versions", "warn_of_empty"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +119,11 @@ def correct(
     (60, 5)
     """
     result_keys(key_added)
-    _check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
+    check_arguments(params, use_rep, layer=layer, mask_var=mask_var, n_top_genes=n_top_genes)
     choose_device(params.get("device", "auto"))  # before any long work
-    covariates = _covariates(adata, [batch_key] if isinstance(batch_key, str) else batch_key)
+    covariates = read_covariates(adata, [batch_key] if isinstance(batch_key, str) else batch_key)
     labels = batch_labels(adata, keys := list(covariates))
-    of_cells = _labels_to_keep(adata, label_key, save_model, force=force)
+    of_cells = labels_to_keep(adata, label_key, save_model, force=force)
     start = time.perf_counter()
     genes: NDArray[Any] = np.empty(0, dtype=object)
     if use_rep is not None:
@@ -132,33 +134,58 @@ def correct(
         X, genes, source, kind = log_expression(
             adata, labels, layer=layer, n_top_genes=n_top_genes, mask_var=mask_var, progress=progress
         )
-        _warn_of_empty(X)
+        warn_of_empty(int((X.getnnz(axis=1) == 0).sum()))
     seconds = {"prepare": time.perf_counter() - start}
-    logger.info("using %s in %s: %d columns, %d batches", kind, source, X.shape[1], len(np.unique(labels)))
-    _warn_of_small(covariates)
+    tell(kind, source, X.shape[1], labels, covariates)
     model = CellNorm(**params)
     embedding = model.fit_transform(X, list(covariates.values()), progress=progress)
-    model.input_ = {"kind": kind, "batch_key": keys, "use_rep": use_rep}
-    model.labels_ = {column: values[model.sketch_cells_] for column, values in of_cells.items()}
-    if len(genes):
-        model.feature_names_in_ = np.asarray(genes, object)
-    _say(alarm := model.check(progress=progress), model.evidence_.why)
-    asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep}
-    info = {
-        "parameters": {**model.get_params(), **asked, "mask_var": mask_var if isinstance(mask_var, str) else None},
-        "batch_key": keys,
-        "matrix": source,
-        "matrix_kind": kind,
-        "genes": genes,
-        "seconds": {**seconds, **model.seconds_},
-        "alarm": alarm.to_dict(),
-        **_of_model(model),
-    }
+    tell_model(model, keys, kind, genes, of_cells, use_rep)
+    say(alarm := model.check(progress=progress), model.evidence_.why)
+    asked = {"n_top_genes": n_top_genes, "layer": layer, "use_rep": use_rep, "mask_var": mask_var}
+    info = record(model, asked, source, kind, genes, {**seconds, **model.seconds_}, alarm)
     if save_model is not None:
         model.save(save_model, force=force)
     target = adata.copy() if copy else adata
     write_result(target, key_added, embedding, info)
     return target if copy else None
+
+
+def tell_model(
+    model: CellNorm,
+    keys: Sequence[str],
+    kind: str,
+    genes: NDArray[Any],
+    of_cells: Mapping[str, NDArray[np.object_]],
+    use_rep: str | None = None,
+) -> None:
+    """Tell a fitted model what it was made from, for those who use it later."""
+    model.input_ = {"kind": kind, "batch_key": list(keys), "use_rep": use_rep}
+    model.labels_ = {column: values[model.sketch_cells_] for column, values in of_cells.items()}
+    if len(genes):
+        model.feature_names_in_ = np.asarray(genes, object)
+
+
+def record(
+    model: CellNorm,
+    asked: Mapping[str, Any],
+    source: str,
+    kind: str,
+    genes: NDArray[Any],
+    seconds: Mapping[str, float],
+    alarm: Alarm,
+) -> dict[str, Any]:
+    """What is written of a correction beside the embedding."""
+    mask = asked["mask_var"]
+    return {
+        "parameters": {**model.get_params(), **asked, "mask_var": mask if isinstance(mask, str) else None},
+        "batch_key": model.input_["batch_key"],
+        "matrix": source,
+        "matrix_kind": kind,
+        "genes": genes,
+        "seconds": dict(seconds),
+        "alarm": alarm.to_dict(),
+        **_of_model(model),
+    }
 
 
 def _of_model(model: CellNorm) -> dict[str, Any]:
@@ -180,7 +207,7 @@ def versions() -> dict[str, str]:
     return {"cellnorm": __version__, **{name: version(name) for name in LIBRARIES}}
 
 
-def _labels_to_keep(
+def labels_to_keep(
     adata: AnnData, label_key: str | Sequence[str] | None, save_model: Any, *, force: bool
 ) -> dict[str, NDArray[np.object_]]:
     """Labels that a saved model shall keep, checked before any long work."""
@@ -194,7 +221,7 @@ def _labels_to_keep(
     return {key: kept_labels(adata, key) for key in keys}
 
 
-def _say(alarm: Alarm, strength: str) -> None:
+def say(alarm: Alarm, strength: str) -> None:
     """Give strength and verdict; where nobody listens to the log, as in a notebook, a warning says what is not good."""
     logger.info("%s", strength)
     text = f"verdict {alarm.verdict}: {alarm.reason}"
@@ -204,7 +231,7 @@ def _say(alarm: Alarm, strength: str) -> None:
         warnings.warn(text, stacklevel=3)
 
 
-def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:
+def check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: Any) -> None:
     """Refuse names that CellNorm does not know, and choices of genes where there are none."""
     check_strength(params.get("strength"))
     valid = inspect.signature(CellNorm).parameters
@@ -221,13 +248,21 @@ def _check_arguments(params: dict[str, Any], use_rep: str | None, **of_genes: An
             )
 
 
-def _covariates(adata: AnnData, keys: Sequence[str]) -> dict[str, NDArray[np.object_]]:
+def read_covariates(adata: AnnData, keys: Sequence[str]) -> dict[str, NDArray[np.object_]]:
     """Labels of each cell in each of the columns that tell batches apart."""
     found = {key: batch_labels(adata, key, several=False) for key in keys}
     if len(found) > 1:
         sizes = [f"{key} ({len(set(labels))} values)" for key, labels in found.items()]
         logger.info("batches: combinations of %s, whose effects are added up", ", ".join(sizes))
     return found
+
+
+def tell(
+    kind: str, source: str, n_columns: int, labels: NDArray[np.object_], covariates: dict[str, NDArray[np.object_]]
+) -> None:
+    """Say what is used, and which batches are too small."""
+    logger.info("using %s in %s: %d columns, %d batches", kind, source, n_columns, len(np.unique(labels)))
+    _warn_of_small(covariates)
 
 
 def _warn_of_small(covariates: dict[str, NDArray[np.object_]]) -> None:
@@ -242,7 +277,7 @@ def _warn_of_small(covariates: dict[str, NDArray[np.object_]]) -> None:
             )
 
 
-def _warn_of_empty(X: Any) -> None:
+def warn_of_empty(empty: int) -> None:
     """Say how many cells show nothing of themselves."""
-    if empty := int((X.getnnz(axis=1) == 0).sum()):
+    if empty:
         logger.warning("%d cells express none of the chosen genes: kept, but where they lie means nothing.", empty)

@@ -16,9 +16,9 @@ from cellnorm.adata import choose_matrix, representation
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.genes import GeneMatch, match_genes
-from cellnorm.hvg import blocks, stored_values
 from cellnorm.labels import listed
-from cellnorm.pp import TARGET_SUM, canonical, cells_per_gene, count_scale, log_values
+from cellnorm.parts import blocks
+from cellnorm.survey import TARGET_SUM, canonical, count_scale, log_values, stored_values
 
 __all__ = ["Features", "read_features"]
 
@@ -113,7 +113,7 @@ def _of_genes(adata: AnnData, model: CellNorm, layer: str | None, kind_of_model:
     _say(match, model, source, kind, found.shape[1])
     matrix, scale = _as_in_training(canonical(found), kind, kind_of_model, source, _library_there(model, match.found))
     positions = match.positions[match.found]
-    X = log_values(matrix, positions, scale, int(cells_per_gene(matrix)[positions].sum()))
+    X = log_values(matrix, positions, scale)
     if empty := int((X.getnnz(axis=1) == 0).sum()):
         logger.warning("%d cells express none of the model's genes: kept, but where they lie means nothing.", empty)
     length = np.sqrt(np.asarray(X.multiply(X).sum(axis=1), np.float64).reshape(-1))

@@ -17,7 +17,7 @@ from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
 from cellnorm.genes import match_genes
 from cellnorm.labels import batch_labels, listed
-from cellnorm.pp import count_scale
+from cellnorm.survey import count_scale
 from cellnorm.validation import known_codes
 
 __all__ = ["GeneMatrix", "model_genes", "read_embedding", "read_matrix"]

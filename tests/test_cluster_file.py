@@ -1,0 +1,110 @@
+"""A file corrected on a cluster: to the bit as in one process, whoever does the parts or dies. All on loopback."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from machines import (
+    eventually,
+    free_port,
+    listens,
+    local_cluster,
+    scheduler_program,
+    started_by_hand,
+    worker_program,
+)
+
+import cellnorm as cn
+from cellnorm import DataError, parts
+from cellnorm.cluster import _connect
+
+distributed = pytest.importorskip("distributed")
+
+N_PARTS = 6
+STAGES = ("survey_part", "values_part", "gram_part", "pcs_part", "embedding_part")
+SETTINGS: dict[str, Any] = {"n_top_genes": 60, "n_comps": 10, "n_latent": 5, "n_steps": 5, "strength": 1.0}
+
+
+@pytest.fixture(scope="module")
+def made(simulated_once: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a file of six parts, and its correction in one process."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "SPAN_ROWS", -(-simulated_once.n_obs // N_PARTS))
+        simulated_once.write_h5ad(folder / "cells.h5ad")
+        cn.tl.correct_file(folder / "cells.h5ad", "batch", embedding_only=folder / "one.h5ad", **SETTINGS)
+        yield folder
+
+
+@pytest.fixture
+def cells(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file, named as a user in its folder does."""
+    Path(tmp_path, "cells.h5ad").symlink_to(made / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    return Path("cells.h5ad")
+
+
+def check_same(written: Path, made: Path) -> None:
+    found, expected = ad.read_h5ad(written), ad.read_h5ad(made / "one.h5ad")
+    np.testing.assert_array_equal(found.obsm["X_cellnorm"], expected.obsm["X_cellnorm"])
+    found, expected = found.uns["cellnorm"], expected.uns["cellnorm"]
+    assert found.keys() == expected.keys()
+    assert found["model"] == expected["model"]
+    assert list(found["genes"]) == list(expected["genes"])
+    assert found["alarm"]["verdict"] == expected["alarm"]["verdict"]
+
+
+def test_two_workers_give_the_bits_of_one_process(cells: Path, made: Path) -> None:
+    with local_cluster(2) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        with distributed.get_task_stream(client) as stream:
+            written = cn.tl.correct_file(cells, "batch", embedding_only="two.h5ad", client=client, **SETTINGS)
+        assert client.status == "running"
+    check_same(written, made)
+    assert sorted(os.listdir()) == ["cells.h5ad", "two.h5ad"]
+    done = [str(task["key"]).split("-")[0] for task in stream.data]
+    assert {stage: done.count(stage) for stage in STAGES} == dict.fromkeys(STAGES, N_PARTS)
+    assert len({task["worker"] for task in stream.data}) == 2
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any, Any]]:
+    """A scheduler and two workers, started in a folder of their own."""
+    monkeypatch.setattr(_connect, "CONNECT", 30.0)
+    elsewhere, port = tmp_path.parent / f"{tmp_path.name}_machines", free_port()
+    elsewhere.mkdir()
+    programs = scheduler_program(port), worker_program(port, elsewhere), worker_program(port, elsewhere)
+    with started_by_hand(elsewhere, *programs) as (_, first, second):
+        assert eventually(lambda: listens(port), 60)
+        yield f"tcp://127.0.0.1:{port}", first, second
+    assert not listens(port)
+
+
+@pytest.mark.parametrize("stage", ["survey", "encode"])
+def test_a_worker_killed_in_mid_run_costs_no_bit(
+    cells: Path, made: Path, by_hand: tuple[str, Any, Any], stage: str
+) -> None:
+    address, first, second = by_hand
+    with distributed.Client(address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+
+    def progress(name: str, done: int, total: int, loss: float | None) -> None:
+        if (name, done) == (stage, 1):
+            first.send_signal(signal.SIGKILL)
+
+    written = cn.tl.correct_file(
+        cells, "batch", embedding_only="two.h5ad", client=address, work_dir="work", progress=progress, **SETTINGS
+    )
+    assert first.wait(10) == -signal.SIGKILL
+    assert second.poll() is None
+    check_same(written, made)
+
+
+def test_an_address_where_nobody_is(cells: Path) -> None:
+    with pytest.raises(DataError, match="No scheduler answers"):
+        cn.tl.correct_file(cells, "batch", client=f"tcp://127.0.0.1:{free_port()}", **SETTINGS)
+    assert os.listdir() == ["cells.h5ad"]
