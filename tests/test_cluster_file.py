@@ -9,6 +9,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+from command import correct, few_steps
 from machines import (
     eventually,
     free_port,
@@ -22,6 +23,9 @@ from machines import (
 import cellnorm as cn
 from cellnorm import DataError, parts
 from cellnorm.cluster import _connect
+from cellnorm.cluster._needs import PROBE
+
+__all__ = ["few_steps"]
 
 distributed = pytest.importorskip("distributed")
 
@@ -69,6 +73,21 @@ def test_two_workers_give_the_bits_of_one_process(cells: Path, made: Path) -> No
     done = [str(task["key"]).split("-")[0] for task in stream.data]
     assert {stage: done.count(stage) for stage in STAGES} == dict.fromkeys(STAGES, N_PARTS)
     assert len({task["worker"] for task in stream.data}) == 2
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_command_takes_the_address_of_a_scheduler(cells: Path) -> None:
+    here = correct(cells, "-b", "batch", "--stream", "--embedding-only", "one.npy", "--strength", 1)
+    assert here.exit_code == 0, here.stderr
+    with local_cluster(1) as cluster:
+        there = correct(
+            cells, "-b", "batch", "--scheduler", cluster.scheduler_address, "--embedding-only", "two.npy",
+            "--strength", 1, "--work-dir", "work",
+        )  # fmt: skip
+        assert there.exit_code == 0, there.stderr
+    assert f"cluster {cluster.scheduler_address}: 1 workers" in there.stderr
+    np.testing.assert_array_equal(np.load("one.npy"), np.load("two.npy"))
+    assert not Path("work", PROBE).exists()
 
 
 @pytest.fixture
