@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from cellnorm.adata import Place, file_places, first_usable, open_rows
+from cellnorm.adata import Place, by_cells, file_places, first_usable, open_rows
 from cellnorm.components import place as embed
 from cellnorm.errors import DataError
 from cellnorm.estimator import CellNorm
@@ -91,11 +91,13 @@ class Passes:
         found: dict[str, Survey] = {}
 
         def look(source: str) -> tuple[str, str]:
+            number = list(there).index(source)
+            there[source] = by_cells(there[source], self.folder.path / f"by-cells-{number}.h5")
             with open_rows(there[source], slice(0, 0)) as rows:
                 n_rows, n_genes = rows.shape
             if not n_rows or not n_genes:
                 return "other", f"no values ({n_rows} cells x {n_genes} genes)"
-            name = f"survey-{list(there).index(source)}"
+            name = f"survey-{number}"
             found[source] = self._survey(name, there[source], n_batches)
             return found[source].seen.kind()
 
@@ -117,8 +119,8 @@ class Passes:
                     files[i] = file
             with atomic(whole) as handle:
                 _save(_sum(files), handle)
-            self.folder.drop(name)
-            self.folder.drop(f"{name}-log")
+        self.folder.drop(name)
+        self.folder.drop(f"{name}-log")
         return _loaded(whole)
 
     def front(
@@ -164,7 +166,7 @@ class Passes:
                 n_empty = sum(int(of_part["n_empty"]) for of_part in found)
                 with atomic(whole) as handle:
                     np.savez(handle, n_empty=n_empty, **vars(front))
-                self.folder.drop("gram")
+        self.folder.drop("gram")
         arrays = load_arrays(whole)
         n_empty = int(arrays.pop("n_empty"))
         return LinearFront(**arrays), n_empty

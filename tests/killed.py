@@ -14,10 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import cellnorm.contents
-import cellnorm.embedding_file
-import cellnorm.io
-import cellnorm.tl  # all before the first fork: what a run imports for itself it imports each time
 from cellnorm import parts
 from cellnorm.cli import main
 from cellnorm.estimator import CellNorm

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from cellnorm import front
+from cellnorm import front, parts
 from cellnorm.errors import DataError
-from cellnorm.front import LinearFront
+from cellnorm.front import Gram, LinearFront, sum_of
 
 ARRAYS = ("mean", "loadings", "variance", "variance_ratio")
 
@@ -99,6 +99,21 @@ def test_more_cells_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = LinearFront.fit(X, 5)
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("storage", ["dense", "CSR", "CSC"])
+def test_the_sums_of_parts_add_up(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = expression()
+    stored = X if storage == "dense" else STORAGE[storage](X)
+    whole = LinearFront.fit(stored, 5)
+    monkeypatch.setattr(parts, "SPAN_ROWS", 60)
+    in_parts = LinearFront.fit(stored, 5)
+    by_hand = [Gram.of([X[rows]], X.shape[1]) for rows in (slice(60), slice(60, 120), slice(120, 150))]
+    assert by_hand[0].n_cells == 60
+    summed = LinearFront.of_gram(sum_of(by_hand), 5)
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(in_parts, name), getattr(whole, name), atol=1e-5, err_msg=name)
+        np.testing.assert_array_equal(getattr(in_parts, name), getattr(summed, name), err_msg=name)
 
 
 @pytest.mark.parametrize(("shape", "found"), [((5, 40), 4), ((150, 3), 3), ((150, 40), 20)])

@@ -113,7 +113,7 @@ def test_no_chunk_is_read_twice(chunk: int, ahead: int, step: int, start: int) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_lazy, "READ_VALUES", ahead)
         array = Watched(200, chunk)
-        stretch = _lazy._Stretch(array, 180)
+        stretch = _lazy.Stretch(array, 180)
         for first in range(start, 180, step):
             last = min(first + step, 180)
             assert stretch.take(first, last).tolist() == list(range(first, last))
@@ -171,7 +171,7 @@ def test_the_shell_has_everything_but_matrices(tmp_path: Path, suffix: str) -> N
 # -- what cannot be read ---------------------------------------------------------------------------------------------
 
 
-def test_a_matrix_stored_by_genes_is_refused(tmp_path: Path, suffix: str) -> None:
+def test_a_matrix_stored_by_genes_has_no_rows(tmp_path: Path, suffix: str) -> None:
     path = write(cells(sp.csc_matrix(values())), tmp_path / f"cells{suffix}")
     with (
         pytest.raises(DataError, match=r"X of .* is stored as csc_matrix.*tocsr") as caught,

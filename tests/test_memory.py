@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm import memory
-from cellnorm.contents import file_contents
 from cellnorm.memory import Contents, Matrix, free_memory, in_memory_peak, streamed_peak
 
 GB = 10**9

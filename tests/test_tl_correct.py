@@ -19,7 +19,7 @@ from snapshots import changes, snapshot
 import cellnorm as cn
 from cellnorm.adata import result_slots
 from cellnorm.errors import DataError
-from cellnorm.pp import N_TOP_GENES
+from cellnorm.hvg import N_TOP_GENES
 
 QUICK = {"n_steps": 30, "n_latent": 8, "device": "cpu"}
 

@@ -62,6 +62,7 @@ STORAGES: dict[str, Callable[[sp.csr_matrix], Any]] = {
     "csr unsorted": lambda matrix: sp.csr_matrix(matrix.toarray()[:, ::-1])[:, ::-1],
     "dense float32": sp.csr_matrix.toarray,
     "dense int64": lambda matrix: matrix.toarray().astype(np.int64),
+    "csc float32": sp.csr_matrix.tocsc,
 }
 
 

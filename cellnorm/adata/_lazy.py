@@ -21,16 +21,27 @@ from cellnorm.errors import DataError
 from cellnorm.formats import file_format, open_zarr
 from cellnorm.output import reason, shown
 
-__all__ = ["Place", "file_places", "open_rows", "read_genes", "read_shell"]
+__all__ = ["Place", "Stretch", "file_places", "open_rows", "opened", "read_genes", "read_shell", "storage"]
 
 READ_VALUES = 2**21  # read at once: 8 MB of values and as much of places
 
 
 class Place(NamedTuple):
-    """Where a matrix lies: a file, and the name that messages give it ("X", "layers['counts']", "raw.X")."""
+    """Where a matrix lies.
+
+    Attributes
+    ----------
+    path
+        The file.
+    source
+        The name that messages give it: "X", "layers['counts']", "raw.X".
+    copy
+        The file of its copy by cells, see `by_cells`; "" if there is none.
+    """
 
     path: str
     source: str
+    copy: str = ""
 
     @property
     def slot(self) -> str:
@@ -48,14 +59,14 @@ def read_shell(path: Path) -> AnnData:
     DataError
         There is no such file, it is of another kind, or damaged.
     """
-    with _opened(path) as root, warnings.catch_warnings():
+    with _root(path) as root, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # repeated names and old formats are no news to whoever has the file
         return AnnData(obs=read_elem(root["obs"]), var=read_elem(root["var"]))
 
 
 def file_places(path: Path, layer: str | None = None) -> list[Place]:
     """The matrices to look at for counts or log-normalised values, in order; see `choose_matrix`."""
-    with _opened(path) as root:
+    with _root(path) as root:
         layers = list(root["layers"]) if "layers" in root else []
         found = places(layer, layers, x="X" in root, raw="raw" in root and "X" in root["raw"])
         return [Place(str(path), source) for source in found]
@@ -63,7 +74,7 @@ def file_places(path: Path, layer: str | None = None) -> list[Place]:
 
 def read_genes(place: Place) -> NDArray[np.object_]:
     """Names of the genes of a matrix, shape (n_genes,)."""
-    with _opened(Path(place.path)) as root:
+    with _root(Path(place.path)) as root:
         var = read_elem(root["raw/var" if place.source == "raw.X" else "var"])
     return np.asarray(var.index.astype(str), dtype=object)
 
@@ -94,12 +105,29 @@ def open_rows(place: Place, span: slice | None = None) -> Iterator[FileRows]:
     ...         print(rows.shape, rows[1:3].tolist())
     (3, 3) [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    with _opened(Path(place.path)) as root:
-        yield FileRows(root[place.slot], place, span)
+    with opened(place) as element:
+        yield FileRows(element, place, span)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(place: Place) -> Iterator[Any]:
+    """A matrix, or its copy by cells, as its library gives it."""
+    if place.copy:
+        with h5py.File(place.copy, "r") as file:
+            yield file["X"]
+    else:
+        with _root(Path(place.path)) as root:
+            yield root[place.slot]
+
+
+def storage(element: Any) -> str:
+    """How a matrix is stored: "csr_matrix", "csc_matrix", "array" or what else it says of itself."""
+    kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "array")))
+    return f"{kind}_matrix" if kind in ("csr", "csc") else kind
+
+
+@contextmanager
+def _root(path: Path) -> Iterator[Any]:
     """The root of a file; whatever a library makes of a damaged one is told as that."""
     kind = file_format(path)
     if kind not in ("h5ad", "zarr"):
@@ -126,8 +154,8 @@ class FileRows:
     """
 
     def __init__(self, element: Any, place: Place, span: slice | None) -> None:
-        kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "array")))
-        self._sparse = kind in ("csr_matrix", "csr")
+        kind = storage(element)
+        self._sparse = kind == "csr_matrix"
         if not self._sparse and kind != "array":
             raise DataError(
                 f"{place.source} of {shown(place.path)} is stored as {kind}, not by cells, and cannot be read part by "
@@ -142,9 +170,9 @@ class FileRows:
             if len(self._indptr) <= last - first or (np.diff(self._indptr) < 0).any():
                 raise ValueError(f"{place.slot} has no place for each of its rows")
             end = int(self._indptr[-1])
-            self._data, self._indices = (_Stretch(element[name], end) for name in ("data", "indices"))
+            self._data, self._indices = (Stretch(element[name], end) for name in ("data", "indices"))
         else:
-            self._rows = _Stretch(element, last)
+            self._rows = Stretch(element, last)
 
     def __getitem__(self, rows: slice) -> Any:
         """Some rows of the span: CSR or dense."""
@@ -160,7 +188,7 @@ class FileRows:
         return sp.csr_matrix((data, *places), shape=(rows.stop - rows.start, self.shape[1]))
 
 
-class _Stretch:
+class Stretch:
     """An array on disk that is read from its start to its end: whole chunks, and none of them twice."""
 
     def __init__(self, array: Any, end: int) -> None:

@@ -116,9 +116,9 @@ def result_of(inputs: tuple[Path, ...], output: Path | None, how: How, *, force:
 def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: int | None, how: How) -> bool:
     """Whether to stream: as asked, or if reading the file as a whole would take too much of the free memory."""
     from cellnorm.contents import file_contents
+    from cellnorm.hvg import N_TOP_GENES
     from cellnorm.memory import free_memory, in_memory_peak, streamed_peak
     from cellnorm.output import shown
-    from cellnorm.pp import N_TOP_GENES
 
     contents = file_contents(inputs[0], batch_keys) if len(inputs) == 1 else None
     if contents is None:

@@ -87,7 +87,8 @@ def correct_file(
     Parameters
     ----------
     source
-        An .h5ad or .zarr, cells x genes, whose matrix is stored by cells (CSR or dense).
+        An .h5ad or .zarr, cells x genes. A matrix that is stored by genes (CSC) is first copied cell by cell into the work
+        folder, which takes up to 20 bytes a value there.
     batch_key, layer, mask_var, n_top_genes, save_model, label_key, key_added
         As in `cellnorm.tl.correct`.
     output
