@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 GB = 1e9
+STAGES = ("read", "prepare", "survey", "values", "pca", "anchors", "strength", "train", "encode", "check", "rest")
 LEAST = 0.5  # seconds: what takes less has no exponent to speak of
 Run = dict[str, Any]
 
@@ -30,7 +31,7 @@ Run = dict[str, Any]
 def child(*command: str) -> tuple[float, int]:
     """Run a command: its wall clock in seconds and its peak memory in bytes."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=sys.stderr)
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -94,7 +95,7 @@ def exponents(runs: list[Run], name: str) -> list[str]:
 
 def table(title: str, runs: list[Run]) -> list[str]:
     """One table in Markdown: a row for each stage, a column for each size."""
-    names = list(dict.fromkeys(name for run in runs for name in run["seconds"]))
+    names = sorted({name for run in runs for name in run["seconds"]}, key=STAGES.index)
     steps = [f"exponent to {more['cells']:,}" for more in runs[1:]]
     rows = [
         [title, *(f"{run['cells']:,} cells" for run in runs), *steps],

@@ -20,7 +20,7 @@ from cellnorm.estimator import CellNorm
 
 RUNS = 3  # more than two are not needed: the second is not disturbed
 
-parts.SPAN_ROWS = 40  # several parts of a small file
+parts.SPAN_ROWS = 100  # several parts of a small file
 CellNorm.__init__.__kwdefaults__["n_steps"] = 30
 
 
@@ -32,6 +32,7 @@ def start(folder: Path) -> int:
     code = 1
     try:
         with open(folder / "log", "a") as log:
+            os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         source, target = str(folder.parent / "in.h5ad"), str(folder / "out.h5ad")
         options = ["-b", "batch", "-f", "-o", target, "--stream", "--work-dir", str(folder / "work")]
