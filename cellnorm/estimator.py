@@ -171,7 +171,7 @@ class CellNorm(BaseEstimator):
                 self.sketch_, self.sketch_batch_, self.sketch_cells_ = pcs[cells] / self.scale_, codes[cells], cells
                 self.added_ = self.sketch_[:0]
                 levels = level_codes(design)[self.sketch_batch_]
-                anchors = level_anchors(cosine(self.sketch_), levels, self.n_neighbors)
+                anchors = level_anchors(cosine(self.sketch_), levels, self.n_neighbors, self.device_)
                 told = find_counterparts(self.sketch_, self.sketch_batch_, anchors, self.n_neighbors, rng)
             with stage("strength", self.seconds_, progress):
                 given = None if self.strength is None else Strength(float(self.strength))
