@@ -39,6 +39,7 @@ from cellnorm.training import REPORT_EVERY, TrainingConfig, _stream, encode, los
 
 SIZES, DEVICES = (100_000, 1_000_000, 10_000_000), ("cpu", "cuda")
 N_BATCHES, N_CLUSTERS, N_DIMS, BLOCK = 5, 300, 50, 100_000
+SIDE, LONG = 2048, 2**26  # of the product and the copy that say how fast the machine is
 USUAL = CellNorm()
 MISSING = "not yet measured"
 # Operations that give another view of the same numbers: no kernel is started for them.
@@ -113,15 +114,15 @@ def seconds(device: str, function: Callable[[], Any], times: int = 1) -> float:
 
 def machine(device: str) -> Result:
     """FLOP/s of a large product, bytes/s of a large copy, and seconds of an operation on one number."""
-    square = torch.randn(2048, 2048, device=device)
-    long, one = torch.zeros(2**26, device=device), torch.zeros(1, device=device)
+    square = torch.randn(SIDE, SIDE, device=device)
+    long, one = torch.zeros(LONG, device=device), torch.zeros(1, device=device)
     other = torch.empty_like(long)
     tasks = {"product": lambda: square @ square, "copy": lambda: other.copy_(long), "launch": lambda: one.add_(1)}
     times = {"product": 3, "copy": 3, "launch": 2000}
     for task in tasks.values():
         task()
     took = {name: seconds(device, task, times[name]) for name, task in tasks.items()}
-    return {"flops": 2 * 2048**3 / took["product"], "bytes": 8 * 2**26 / took["copy"], "launch": took["launch"]}
+    return {"flops": 2 * SIDE**3 / took["product"], "bytes": 8 * LONG / took["copy"], "launch": took["launch"]}
 
 
 def settings(n_steps: int) -> TrainingConfig:
