@@ -97,9 +97,7 @@ class Passes:
             number = list(there).index(source)
             there[source] = by_cells(there[source], self.folder.path / f"by-cells-{number}.h5")
             if there[source].copy:
-                logger.info(
-                    "%s is stored by genes: read from a copy in the work folder that is stored by cells", source
-                )
+                logger.info("%s is stored by genes: copied into the work folder, stored by cells", source)
             with open_rows(there[source], slice(0, 0)) as rows:
                 n_rows, n_genes = rows.shape
             if not n_rows or not n_genes:

@@ -187,6 +187,7 @@ def test_a_work_folder_means_streaming_and_stays(source: Path, tmp_path: Path) -
     ("options", "message"),
     [
         (["--work-dir", "w", "--no-stream"], "--work-dir is for streaming"),
+        (["--scheduler", "tcp://a:1", "--no-stream"], "--scheduler is for streaming"),
         (["--embedding-only", "z.npy", "-o", "out.h5ad"], "leave --output out"),
         (["--embedding-only", "z.npy", "--expression"], "beside the matrix"),
         (["--embedding-only", "z.npy", "--umap"], r"let --embedding-only end in \.h5ad"),
@@ -226,3 +227,9 @@ def test_logging_is_as_it_was(source: Path) -> None:
     before = logging.getLogger("cellnorm").handlers[:]
     correct(source, "--stream", "-q")
     assert logging.getLogger("cellnorm").handlers == before
+
+
+def test_a_scheduler_that_is_none_is_refused_in_one_line(source: Path) -> None:
+    result = correct(source, "--scheduler", "node1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(r"cellnorm: A scheduler was asked for at 'node1'\. Give its address .*\n", result.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+from command import correct, few_steps
 from machines import (
     eventually,
     free_port,
@@ -22,6 +23,9 @@ from machines import (
 import cellnorm as cn
 from cellnorm import DataError, parts
 from cellnorm.cluster import _connect
+from cellnorm.cluster._needs import PROBE
+
+__all__ = ["few_steps"]
 
 distributed = pytest.importorskip("distributed")
 
@@ -59,8 +63,15 @@ def check_same(written: Path, made: Path) -> None:
     assert found["alarm"]["verdict"] == expected["alarm"]["verdict"]
 
 
-def test_two_workers_give_the_bits_of_one_process(cells: Path, made: Path) -> None:
-    with local_cluster(2) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two worker processes, which are started again when they die."""
+    with local_cluster(2) as started:
+        yield started
+
+
+def test_two_workers_give_the_bits_of_one_process(cells: Path, made: Path, cluster: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
         with distributed.get_task_stream(client) as stream:
             written = cn.tl.correct_file(cells, "batch", embedding_only="two.h5ad", client=client, **SETTINGS)
         assert client.status == "running"
@@ -71,37 +82,61 @@ def test_two_workers_give_the_bits_of_one_process(cells: Path, made: Path) -> No
     assert len({task["worker"] for task in stream.data}) == 2
 
 
-@pytest.fixture
-def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Any, Any]]:
-    """A scheduler and two workers, started in a folder of their own."""
-    monkeypatch.setattr(_connect, "CONNECT", 30.0)
+@pytest.mark.usefixtures("few_steps")
+def test_the_command_takes_the_address_of_a_scheduler(cells: Path, cluster: Any) -> None:
+    asked = (cells, "-b", "batch", "--strength", 1, "--embedding-only")
+    here = correct(*asked, "one.npy", "--stream")
+    there = correct(*asked, "two.npy", "--scheduler", cluster.scheduler_address, "--work-dir", "work")
+    assert (here.exit_code, there.exit_code) == (0, 0), here.stderr + there.stderr
+    assert f"cluster {cluster.scheduler_address}: 2 workers" in there.stderr
+    np.testing.assert_array_equal(np.load("one.npy"), np.load("two.npy"))
+    assert not Path("work", PROBE).exists()
+
+
+def test_a_worker_that_is_killed_and_comes_back_costs_no_bit(cells: Path, made: Path, cluster: Any) -> None:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        killed = killing(min(client.run(os.getpid).values()), "survey")
+        written = cn.tl.correct_file(
+            cells, "batch", embedding_only="two.h5ad", client=client, progress=killed, **SETTINGS
+        )
+    check_same(written, made)
+
+
+def test_workers_started_by_hand_of_which_one_is_killed(
+    cells: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connect, "CONNECT", 60.0)  # for all of them to start
     elsewhere, port = tmp_path.parent / f"{tmp_path.name}_machines", free_port()
+    address = f"tcp://127.0.0.1:{port}"
     elsewhere.mkdir()
     programs = scheduler_program(port), worker_program(port, elsewhere), worker_program(port, elsewhere)
     with started_by_hand(elsewhere, *programs) as (_, first, second):
         assert eventually(lambda: listens(port), 60)
-        yield f"tcp://127.0.0.1:{port}", first, second
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        written = cn.tl.correct_file(
+            cells,
+            "batch",
+            embedding_only="two.h5ad",
+            client=address,
+            work_dir="work",
+            progress=killing(first.pid, "encode"),
+            **SETTINGS,
+        )
+        assert first.wait(10) == -signal.SIGKILL
+        assert second.poll() is None
     assert not listens(port)
+    check_same(written, made)
 
 
-@pytest.mark.parametrize("stage", ["survey", "encode"])
-def test_a_worker_killed_in_mid_run_costs_no_bit(
-    cells: Path, made: Path, by_hand: tuple[str, Any, Any], stage: str
-) -> None:
-    address, first, second = by_hand
-    with distributed.Client(address, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
+def killing(process: int, stage: str) -> Any:
+    """A progress that kills a process once a stage has done its first part."""
 
     def progress(name: str, done: int, total: int, loss: float | None) -> None:
         if (name, done) == (stage, 1):
-            first.send_signal(signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
 
-    written = cn.tl.correct_file(
-        cells, "batch", embedding_only="two.h5ad", client=address, work_dir="work", progress=progress, **SETTINGS
-    )
-    assert first.wait(10) == -signal.SIGKILL
-    assert second.poll() is None
-    check_same(written, made)
+    return progress
 
 
 def test_an_address_where_nobody_is(cells: Path) -> None:

@@ -138,6 +138,7 @@ def correct(
         cellnorm correct lab1.h5ad lab2.h5ad -o merged.h5ad
         cellnorm correct atlas.h5ad --save-model atlas.model --label-key cell_type
         cellnorm correct big.zarr --work-dir work --embedding-only embedding.h5ad
+        cellnorm correct big.zarr --work-dir work --scheduler tcp://node1:8786
     """  # noqa: D301 - click takes \b as "leave these lines as they are"
     if quiet and verbose:
         raise click.UsageError("-q and -v exclude each other.")

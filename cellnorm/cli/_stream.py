@@ -30,11 +30,12 @@ class How(NamedTuple):
     stream: bool | None
     work_dir: Path | None
     embedding_only: Path | None
+    scheduler: str | None
     whole: str
 
 
 def stream_options(command: Any) -> Any:
-    """The options --stream, --work-dir and --embedding-only."""
+    """The options --stream, --work-dir, --embedding-only and --scheduler."""
     streamed = click.option(
         "--stream/--no-stream",
         "stream",
@@ -54,7 +55,13 @@ def stream_options(command: Any) -> Any:
         help="Write names and embedding alone, without the matrix: .h5ad, .parquet, or .npy with the names "
         "beside it (z.npy: z.names.txt).",
     )
-    return streamed(work(only(command)))
+    scheduler = click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Stream, and have the parts of the file done by the workers of a dask cluster: tcp://host:8786. INPUT and "
+        "the work folder (beside the output, or --work-dir) must lie on storage that they share.",
+    )
+    return streamed(work(only(scheduler(command))))
 
 
 def how_to_read(
@@ -64,11 +71,12 @@ def how_to_read(
 
     `whole` holds the options that need the whole file, by name.
     """
-    taken = {name: params.pop(name) for name in ("stream", "work_dir", "embedding_only")}
+    taken = {name: params.pop(name) for name in ("stream", "work_dir", "embedding_only", "scheduler")}
     how = How(**taken, whole=next((name for name, value in whole.items() if value), ""))
-    if how.work_dir is not None:
+    if how.work_dir is not None or how.scheduler is not None:
         if how.stream is False:
-            raise click.UsageError("--work-dir is for streaming: leave --no-stream out.")
+            name = "--work-dir" if how.scheduler is None else "--scheduler"
+            raise click.UsageError(f"{name} is for streaming: leave --no-stream out.")
         how = how._replace(stream=True)
     if how.embedding_only is not None:
         if output is not None:
@@ -159,7 +167,8 @@ def stream(
     from cellnorm.work import temporary_folder
 
     keys = batch_keys or found_batch_key(read_shell(source).obs)
-    params = {**params, "work_dir": how.work_dir, "force": force, "progress": progress}
+    params = {**params, "work_dir": how.work_dir, "client": how.scheduler}
+    params |= {"force": force, "progress": progress}
     if not umap:
         place: dict[str, Any] = {"output": target} if how.embedding_only is None else {"embedding_only": target}
         tl.correct_file(source, keys, **place, **params)

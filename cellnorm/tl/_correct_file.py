@@ -82,7 +82,7 @@ def correct_file(
 
     Gives what `cellnorm.tl.correct` gives of the same file, to the bit, and writes it; the matrix is read twice, part
     by part. What is in between lies in a work folder beside the output, about 8 bytes for each stored value of the
-    chosen genes.
+    chosen genes. Components and embedding are held in memory up to 256 MB each; larger ones are mapped from there.
 
     Parameters
     ----------
