@@ -110,7 +110,7 @@ def inside() -> Iterator[None]:
     """
     train, minibatches = piece(fitting, "train"), piece(training, "minibatches")
 
-    def search(x: Cells, batch: Codes, n_neighbors: int) -> Anchors:
+    def search(x: Cells, batch: Codes, n_neighbors: int, *_: Any) -> Anchors:
         return found_in_draws(x, batch, n_neighbors, DRAWN * CellNorm().n_pairs)
 
     def watched(*given: Any, **named: Any) -> Any:

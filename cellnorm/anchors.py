@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from cellnorm import devices
 
 __all__ = ["Anchors", "cosine", "different", "find_anchors", "level_anchors", "sketch", "within_batch_distance"]
 
 IntArray = NDArray[np.int64]
+# Positions of mutual nearest neighbours in two batches, from the numbers of the batches and that of neighbours.
+Mutual = Callable[[int, int, int], tuple[NDArray[np.integer], NDArray[np.integer]]]
 # No more than one cell in ten of the smaller batch counts as near, however many neighbours are asked for.
 LARGEST_SHARE = 0.1
+# From so many batches on, each of a few hundred cells at most, what scikit-learn does around a search takes longer than
+# the search itself.
+MANY = 50
+CHUNK = 2**24  # distances held at once on a device
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,9 @@ def cosine(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(x / np.where(length > 0, length, 1), np.float32)
 
 
-def find_anchors(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> Anchors:
+def find_anchors(
+    x: NDArray[np.float32], batch: IntArray, n_neighbors: int, device: str | torch.device = "cpu"
+) -> Anchors:
     """Mutual nearest neighbours between all batches, by exact Euclidean search.
 
     Haghverdi et al. 2018: a pair of cells of two batches is kept if each is among the k nearest cells of the other's
@@ -76,6 +89,9 @@ def find_anchors(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> A
         Batch of each cell, shape (n_cells,).
     n_neighbors
         Neighbours looked at in each direction.
+    device
+        Where to search. The pairs are the same, except that of neighbours at the same distance others may be taken;
+        their order within two batches is not.
 
     Examples
     --------
@@ -87,19 +103,54 @@ def find_anchors(x: NDArray[np.float32], batch: IntArray, n_neighbors: int) -> A
     [(0, 2), (1, 3)]
     """
     cells = [np.flatnonzero(batch == b) for b in np.unique(batch)]
-    index = [NearestNeighbors(algorithm="brute", n_jobs=1).fit(x[c]) for c in cells]
+    parts = [x[c] for c in cells]
+    by_products = devices.manner_of(device).products or len(cells) > MANY
+    mutual = _by_products(parts, torch.device(device)) if by_products else _by_index(parts)
     left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for a, b in combinations(range(len(cells)), 2):
         k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(len(cells[a]), len(cells[b]))))))
-        to_b = _graph(index[b].kneighbors(x[cells[a]], k, return_distance=False), len(cells[b]))
-        to_a = _graph(index[a].kneighbors(x[cells[b]], k, return_distance=False), len(cells[a]))
-        mutual = to_b.multiply(to_a.T).tocoo()
-        left.append(cells[a][mutual.row])
-        right.append(cells[b][mutual.col])
+        of_a, of_b = mutual(a, b, k)
+        left.append(cells[a][of_a])
+        right.append(cells[b][of_b])
     return Anchors(np.concatenate(left), np.concatenate(right))
 
 
-def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) -> Anchors:
+def _by_index(parts: list[NDArray[np.float32]]) -> Mutual:
+    index = [NearestNeighbors(algorithm="brute", n_jobs=1).fit(part) for part in parts]
+
+    def mutual(a: int, b: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        to_b = _graph(index[b].kneighbors(parts[a], k, return_distance=False), len(parts[b]))
+        to_a = _graph(index[a].kneighbors(parts[b], k, return_distance=False), len(parts[a]))
+        both = to_b.multiply(to_a.T).tocoo()
+        return both.row, both.col
+
+    return mutual
+
+
+def _by_products(parts: list[NDArray[np.float32]], device: torch.device) -> Mutual:
+    """In double precision, as scikit-learn multiplies too: in single, neighbours change places."""
+    points = [devices.moved(part, device).double() for part in parts]
+    squares = [p.square().sum(1) for p in points]
+
+    def near(a: int, b: int, k: int) -> Tensor:
+        """Which cells of b are the k nearest of each cell of a."""
+        found = torch.zeros(len(points[a]), len(points[b]), dtype=torch.bool, device=device)
+        step = max(1, CHUNK // len(points[b]))
+        for own, out in zip(torch.split(points[a], step), torch.split(found, step), strict=True):
+            apart = torch.addmm(squares[b], own, points[b].T, alpha=-2)
+            out.scatter_(1, apart.topk(k, dim=1, largest=False, sorted=False).indices, True)
+        return found
+
+    def mutual(a: int, b: int, k: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        both = torch.nonzero(near(a, b, k) & near(b, a, k).T).cpu().numpy()
+        return both[:, 0], both[:, 1]
+
+    return mutual
+
+
+def level_anchors(
+    x: NDArray[np.float32], levels: IntArray, n_neighbors: int, device: str | torch.device = "cpu"
+) -> Anchors:
     """Mutual nearest neighbours between the levels of each covariate in turn, those of all covariates together.
 
     Two cells of different levels are of different batches. Batches that are small because covariates were crossed are
@@ -107,7 +158,7 @@ def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) ->
 
     Parameters
     ----------
-    x, n_neighbors
+    x, n_neighbors, device
         As for `find_anchors`.
     levels
         Level of each cell in each covariate, shape (n_cells, n_covariates). With one covariate that is its batch, and
@@ -122,7 +173,7 @@ def level_anchors(x: NDArray[np.float32], levels: IntArray, n_neighbors: int) ->
     >>> list(zip(pairs.left.tolist(), pairs.right.tolist()))
     [(0, 2), (1, 2), (1, 3)]
     """
-    found = [find_anchors(x, column, n_neighbors) for column in levels.T]
+    found = [find_anchors(x, column, n_neighbors, device) for column in levels.T]
     if len(found) == 1:
         return found[0]
     pairs = np.concatenate([np.sort(np.column_stack([f.left, f.right]), axis=1) for f in found])

@@ -90,7 +90,7 @@ def learn(model: Any, pcs: NDArray[np.float32], labels: Labels, progress: Progre
             model.sketch_, model.sketch_batch_, model.sketch_cells_ = pcs[cells] / model.scale_, codes[cells], cells
             model.added_ = model.sketch_[:0]
             levels = level_codes(design)[model.sketch_batch_]
-            anchors = level_anchors(cosine(model.sketch_), levels, model.n_neighbors)
+            anchors = level_anchors(cosine(model.sketch_), levels, model.n_neighbors, model.device_)
             told = find_counterparts(model.sketch_, model.sketch_batch_, anchors, model.n_neighbors, rng)
         with stage("strength", model.seconds_, progress):
             given = None if model.strength is None else Strength(float(model.strength))

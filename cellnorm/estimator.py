@@ -103,7 +103,7 @@ class CellNorm(BaseEstimator):
         n_pairs: int = 256,
         n_hidden: int = 128,
         dropout: float = 0.1,
-        contrast: float = 2.0,
+        contrast: float = 0.5,
         geometry: float = 0.3,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,

@@ -18,6 +18,8 @@ __all__ = ["Levels", "MatchedBatchNorm", "Pairs", "matched_shift", "matched_spre
 
 # Pairs that a batch needs before its statistics count for half: n / (n + PRIOR).
 PRIOR = 10.0
+# Pairs whose differences are held at once: hundreds of batches have tens of millions of anchors.
+CHUNK_PAIRS = 2**20
 
 
 class Levels(NamedTuple):
@@ -73,12 +75,13 @@ def matched_shift(x: Tensor, batch: Tensor, pairs: Pairs, n_batches: int, prior:
     -------
     Offsets, shape (n_batches, n_features), in the units of x.
     """
-    a, b = batch[pairs.left], batch[pairs.right]
-    difference = (x[pairs.left] - x[pairs.right]) * pairs.weight[:, None]
-    summed = x.new_zeros(n_batches, x.shape[1]).index_add(0, a, difference).index_add(0, b, -difference)
-    adjacency = (
-        x.new_zeros(n_batches * n_batches).index_add(0, a * n_batches + b, pairs.weight).view(n_batches, n_batches)
-    )
+    summed, adjacency = x.new_zeros(n_batches, x.shape[1]), x.new_zeros(n_batches * n_batches)
+    for left, right, weight in zip(*(torch.split(part, CHUNK_PAIRS) for part in pairs[:3]), strict=True):
+        a, b = batch[left], batch[right]
+        difference = (x[left] - x[right]) * weight[:, None]
+        summed = summed.index_add(0, a, difference).index_add(0, b, -difference)
+        adjacency = adjacency.index_add(0, a * n_batches + b, weight)
+    adjacency = adjacency.view(n_batches, n_batches)
     adjacency = adjacency + adjacency.T
     if pairs.levels is not None:
         design = pairs.levels.design

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellnorm import devices
 from cellnorm.anchors import cosine, find_anchors
 from cellnorm.autoencoder import Autoencoder
 from cellnorm.determinism import one_thread
 from cellnorm.layers import PRIOR, MatchedBatchNorm
-from cellnorm.training import CHUNK_CELLS, encode
+from cellnorm.training import encode
 
 __all__ = ["Mapping", "add_batch", "shared_batch"]
 
@@ -174,13 +175,13 @@ def _match(
     codes = np.full(len(x), new)
     reference, of_reference, own = (torch.from_numpy(a).to(device) for a in (sketch, sketch_batch, x))
     aligned, goal = net.aligned(reference, of_reference), encode(net, sketch, sketch_batch)
-    found = _matches(cosine(sketch), levels, cosine(x), n_neighbors)
+    found = _matches(cosine(sketch), levels, cosine(x), n_neighbors, device)
     net.shift[new] = found.shift(own, aligned)
     norm, expand = net.encoder.norm, net.encoder.expand
     hidden, hidden_reference = expand(own - net.shift[new]), expand(aligned)
     _settle(norm, hidden, hidden_reference, of_reference, found)
     for _ in range(ROUNDS):
-        found = _matches(goal, levels, encode(net, x, codes), n_neighbors)
+        found = _matches(goal, levels, encode(net, x, codes), n_neighbors, device)
         _settle(norm, hidden, hidden_reference, of_reference, found)
     _settle_kinds(net, reference, of_reference, own, n_neighbors)
     return found.n_cells
@@ -196,7 +197,8 @@ def _settle_kinds(net: Autoencoder, reference: Tensor, batch: Tensor, own: Tenso
     goal, levels = (common @ net.axes).cpu().numpy(), (net.design[batch] > 0).cpu().numpy()
     for _ in range(FRAME_ROUNDS):
         own_member, placed = _in_kinds(net, raw, codes)
-        near = _matches(goal, levels, (placed @ net.axes).cpu().numpy(), max(1, n_neighbors // 4))
+        here = (placed @ net.axes).cpu().numpy()
+        near = _matches(goal, levels, here, max(1, n_neighbors // 4), own.device)
         # The whole offset anew each time: if parts were added up, its shrinkage would come to nothing.
         net.offsets[-1] = _kind_offsets(raw, near, near.shift(raw, common), own_member, member, centres)
         net.shares[-1] = (own_member.sum(0) + PRIOR * usual) / (len(own) + PRIOR)
@@ -224,14 +226,19 @@ def _kind_offsets(
 def _in_kinds(net: Autoencoder, z: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Share of each kind in encoded cells, and where they lie without the offsets; in chunks, as both take memory."""
     members, placed = [], []
-    for own, codes in zip(torch.split(z, CHUNK_CELLS), torch.split(batch, CHUNK_CELLS), strict=True):
+    size = devices.manner_of(z.device).chunk_cells
+    for own, codes in zip(torch.split(z, size), torch.split(batch, size), strict=True):
         members.append(net.membership(own, codes))
         placed.append(own - net.mixed_offset(members[-1], codes))
     return torch.cat(members), torch.cat(placed)
 
 
 def _matches(
-    reference: NDArray[np.float32], levels: NDArray[np.bool_], own: NDArray[np.float32], n_neighbors: int
+    reference: NDArray[np.float32],
+    levels: NDArray[np.bool_],
+    own: NDArray[np.float32],
+    n_neighbors: int,
+    device: torch.device,
 ) -> _Matches:
     """Mutual nearest neighbours between the new batch and each level of the reference, as before training.
 
@@ -242,13 +249,14 @@ def _matches(
     for level in levels[:, levels.any(0)].T:
         cells = np.flatnonzero(level)
         of_new = np.arange(len(cells) + len(own)) >= len(cells)
-        anchors = find_anchors(np.concatenate([reference[cells], own]), of_new.astype(np.int64), n_neighbors)
+        both = np.concatenate([reference[cells], own])
+        anchors = find_anchors(both, of_new.astype(np.int64), n_neighbors, device)
         left.append(cells[anchors.left])
         right.append(anchors.right - len(cells))
     pairs = np.column_stack([np.concatenate(right), np.concatenate(left)])
     pairs = pairs[np.sort(np.unique(pairs, axis=0, return_index=True)[1])]
-    partner = torch.from_numpy(np.ascontiguousarray(pairs[:, 1]))
-    return _Matches(torch.from_numpy(np.ascontiguousarray(pairs[:, 0])), partner, len(np.unique(pairs[:, 0])))
+    of_own, partner = (devices.moved(column, device) for column in pairs.T)
+    return _Matches(of_own, partner, len(np.unique(pairs[:, 0])))
 
 
 def _settle(norm: MatchedBatchNorm, own: Tensor, reference: Tensor, batch: Tensor, matches: _Matches) -> None:

@@ -17,10 +17,12 @@ LIBRARIES, TRAINING = 500e6, 60e6
 COMPONENTS_PER_GENE = 1.5  # values of a gene that is chosen, in those of an average one: 1.0 to 1.4 on public sets
 GRAMS = 4  # matrices of genes x genes that finding the components holds at a time
 DENSE_ROWS = 4096  # of the chosen genes at a time: `front.CHUNK_ROWS`
-SKETCH, PER_SKETCH = 15_000, 8_000  # cells that are learnt from at most, and bytes for each
+SKETCH, PER_SKETCH = 15_000, 12_000  # cells that are learnt from at most, and bytes for each
 PER_CELL = 1_400  # bytes of components and embedding, with what is computed from one to the other
 STREAMED_PER_CELL = 600  # the same where they lie in memory maps, batches and names
 BLOCK_VALUES = 2**22  # that streaming reads at a time
+# A matrix that is stored by genes is copied by cells in piles (`adata._by_cells`), of which each is sorted in memory.
+PILE_CELLS, MOST_PILES, PER_PILED = 8192, 64, 48
 SLACK = 1.1  # the system's allocator, what was overlooked
 ASSUMED = 8e9  # where the system does not say how much it has
 
@@ -109,8 +111,10 @@ def streamed_peak(contents: Contents, n_top_genes: int) -> int:
     n_top = min(n_top_genes, contents.n_genes)
     moments = 4 * 8 * contents.n_batches * contents.n_genes
     widest = max((matrix.value_bytes + 2 * matrix.index_bytes + 8 for matrix in contents.matrices), default=0)
+    share = min(1.0, max(PILE_CELLS / contents.n_cells, 1 / MOST_PILES))
+    pile = max((PER_PILED * share * one.n_stored for one in contents.matrices if not one.by_rows), default=0)
     cells = STREAMED_PER_CELL * contents.n_cells
-    return int(SLACK * (_fixed(contents.n_cells, n_top) + moments + widest * BLOCK_VALUES + cells))
+    return int(SLACK * (_fixed(contents.n_cells, n_top) + moments + widest * BLOCK_VALUES + pile + cells))
 
 
 def _fixed(n_cells: int, n_top: int) -> float:

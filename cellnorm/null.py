@@ -51,8 +51,8 @@ def null_check(
         return np.nan, np.nan
     x = x[rng.permutation(len(x))[:MAX_CELLS]]
     half = np.arange(len(x)) % 2
-    anchors = find_anchors(cosine(x), half, n_neighbors)
     device = net.shift.device
+    anchors = find_anchors(cosine(x), half, n_neighbors, device)
     cells, codes = torch.from_numpy(x).to(device), torch.full((len(x),), batch, device=device)
     net.eval()
     with torch.inference_mode():

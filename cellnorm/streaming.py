@@ -7,6 +7,7 @@ is told where the matrix lies and opens it itself, so that any process that sees
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from cellnorm.training import Progress
 from cellnorm.work import WorkFolder, atomic, load_arrays, load_rows
 
 __all__ = ["Passes"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Passes:
         def look(source: str) -> tuple[str, str]:
             number = list(there).index(source)
             there[source] = by_cells(there[source], self.folder.path / f"by-cells-{number}.h5")
+            if there[source].copy:
+                logger.info("%s is stored by genes: copied into the work folder, stored by cells", source)
             with open_rows(there[source], slice(0, 0)) as rows:
                 n_rows, n_genes = rows.shape
             if not n_rows or not n_genes:

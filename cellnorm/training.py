@@ -6,29 +6,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellnorm import losses
+from cellnorm import devices, losses
 from cellnorm.anchors import Anchors, level_anchors
 from cellnorm.autoencoder import Autoencoder, resize
 from cellnorm.counterparts import Counterparts
 from cellnorm.covariates import level_codes
 from cellnorm.layers import Levels, Pairs, matched_shift
 from cellnorm.optimizer import AdamW, one_cycle
-from cellnorm.sampling import Minibatch, minibatches
+from cellnorm.sampling import minibatches
 
 __all__ = ["History", "Progress", "TrainingConfig", "all_pairs", "at_full_strength", "decode", "encode", "stage"]
 __all__ += ["train"]
 
 Progress = Callable[[str, int, int, float | None], None]
 TERMS = ("loss", "contrast", "kinship", "reconstruction", "geometry")
+# Where progress is asked for, a device is waited for once in so many steps. Nothing else in the loop waits for it, but
+# the search for anchors at half time.
 REPORT_EVERY = 25
-# Chunks are always this long, filled up with zeros: a cell gives the same bits whatever its companions.
-CHUNK_CELLS = 1024
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,15 @@ def train(
     optimizer = AdamW(net, config.weight_decay)
     terms = torch.zeros(config.n_steps, len(TERMS), device=device)
     found = [len(anchors)]
-    stream = _stream(batch, anchors, config, rng)
+    half = config.n_steps // 2
+    stream = _stream(batch, anchors, config, rng, half or config.n_steps, device)
     net.train()
     for step in range(config.n_steps):
-        if step == config.n_steps // 2 > 0:
-            anchors = level_anchors(encode(net, x, batch), codes, config.n_neighbors)
+        if step == half > 0:
+            anchors = level_anchors(encode(net, x, batch), codes, config.n_neighbors, device)
             anchors = anchors if counterparts is None else counterparts.keep(anchors)
             found.append(len(anchors))
-            stream = _stream(batch, anchors, config, rng)
+            stream = _stream(batch, anchors, config, rng, config.n_steps - half, device)
             net.train()
         values = loss_terms(net, data, labels, next(stream), levels)
         contrast, kinship, reconstruction, geometry = values
@@ -135,13 +138,19 @@ def train(
     return anchors, History({t: steps[:, i] for i, t in enumerate(TERMS)}, np.array(found))
 
 
+class OnDevice(NamedTuple):
+    """A `sampling.Minibatch` on the device."""
+
+    cells: Tensor
+    n_pairs: int
+
+
 def loss_terms(
-    net: Autoencoder, data: Tensor, labels: Tensor, mini: Minibatch, levels: Levels | None = None
+    net: Autoencoder, data: Tensor, labels: Tensor, mini: OnDevice, levels: Levels | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Contrast, kinship, reconstruction and geometry of one minibatch, without waiting for the device."""
     n = mini.n_pairs
-    cells = torch.from_numpy(mini.cells).to(data.device, non_blocking=True)
-    x, batch = data[cells], labels[cells]
+    x, batch = data[mini.cells], labels[mini.cells]
     position = torch.arange(2 * n, device=data.device)
     pairs = Pairs(position[:n], position[n:], torch.ones(n, device=data.device), levels)
     z = net.encode(x, batch, pairs)
@@ -187,12 +196,14 @@ def _apply(
     batch: NDArray[np.int64],
     width: int,
 ) -> NDArray[np.float32]:
+    """In chunks that are always of one length, filled up with zeros: a cell has the same bits in any company."""
     net.eval()
+    size = devices.manner_of(net.shift.device).chunk_cells
     out = np.empty((len(x), width), np.float32)
-    filled, codes = np.zeros((CHUNK_CELLS, x.shape[1]), np.float32), np.zeros(CHUNK_CELLS, np.int64)
+    filled, codes = np.zeros((size, x.shape[1]), np.float32), np.zeros(size, np.int64)
     with torch.inference_mode():
-        for start in range(0, len(x), CHUNK_CELLS):
-            n = min(CHUNK_CELLS, len(x) - start)
+        for start in range(0, len(x), size):
+            n = min(size, len(x) - start)
             filled[:n], codes[:n] = x[start : start + n], batch[start : start + n]
             on_device = [torch.from_numpy(a).to(net.shift.device) for a in (filled, codes)]
             out[start : start + n] = function(*on_device)[:n].cpu().numpy()
@@ -200,9 +211,21 @@ def _apply(
 
 
 def _stream(
-    batch: NDArray[np.int64], anchors: Anchors, config: TrainingConfig, rng: np.random.Generator
-) -> Iterator[Minibatch]:
-    return minibatches(batch, anchors, rng, n_pairs=config.n_pairs, n_others=config.n_others)
+    batch: NDArray[np.int64],
+    anchors: Anchors,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+    n_steps: int,
+    device: torch.device,
+) -> Iterator[OnDevice]:
+    """Minibatches of the next steps, drawn by the CPU whatever the device, which takes .2 ms a step."""
+    stream = minibatches(batch, anchors, rng, n_pairs=config.n_pairs, n_others=config.n_others)
+    ahead = devices.manner_of(device).steps_ahead
+    for start in range(0, n_steps, ahead):
+        drawn = list(islice(stream, min(ahead, n_steps - start)))
+        cells = devices.moved(np.concatenate([mini.cells for mini in drawn]), device)
+        sizes = [len(mini.cells) for mini in drawn]
+        yield from map(OnDevice, torch.split(cells, sizes), [mini.n_pairs for mini in drawn])
 
 
 def all_pairs(anchors: Anchors, device: torch.device) -> Pairs:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cellnorm import CellNorm, autoencoder, estimator, fitting, training
+from cellnorm import CellNorm, autoencoder, components, fitting, training
 from cellnorm.anchors import find_anchors
 from cellnorm.layers import MatchedBatchNorm, Pairs
 
@@ -404,5 +404,5 @@ def test_the_command_prints_the_table_and_names_what_is_wrong(
 
 
 def test_the_search_that_is_replaced_is_the_one_that_is_used() -> None:
-    for module in (estimator, training):
+    for module in (components, training):
         assert f"{SEARCH}(" in inspect.getsource(module)

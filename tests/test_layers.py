@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cellnorm import layers
 from cellnorm.covariates import level_codes
 from cellnorm.layers import Levels, MatchedBatchNorm, Pairs, matched_shift, matched_spread
 
@@ -99,6 +100,15 @@ def test_the_shifts_are_the_ridge_solution(seed: int, n_batches: int, prior: flo
     wanted = np.vstack([(x[pairs.left] - x[pairs.right]).numpy(), np.zeros((n_batches, 4))])
     expected = np.linalg.lstsq(design, wanted, rcond=None)[0]
     np.testing.assert_allclose(matched_shift(x, batch, pairs, n_batches, prior).numpy(), expected, atol=1e-4)
+
+
+@given(seed=SEEDS, n_batches=st.integers(2, 5), chunk=st.integers(1, 9))
+def test_the_shifts_of_many_pairs_are_added_up_in_chunks(seed: int, n_batches: int, chunk: int) -> None:
+    given_ = random_case(seed, n_batches)
+    expected = matched_shift(*given_, n_batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "CHUNK_PAIRS", chunk)
+        torch.testing.assert_close(matched_shift(*given_, n_batches), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(seed=SEEDS)

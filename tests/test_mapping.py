@@ -254,7 +254,7 @@ def test_a_match_that_two_covariates_find_counts_once() -> None:
     reference, own = rng.normal(size=(60, 4)).astype(np.float32), rng.normal(size=(30, 4)).astype(np.float32)
     once = np.eye(2, dtype=bool)[np.zeros(60, int)]
     twice = np.ones((60, 2), bool)
-    found, again = (mapping._matches(reference, levels, own, 5) for levels in (once, twice))
+    found, again = (mapping._matches(reference, levels, own, 5, torch.device("cpu")) for levels in (once, twice))
     assert found.own.tolist() == again.own.tolist()
     assert found.partner.tolist() == again.partner.tolist()
     assert len(found.own) > 0

@@ -12,10 +12,11 @@ from torch import nn
 
 from cellnorm.anchors import Anchors, find_anchors
 from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
+from cellnorm.devices import CHUNK_CELLS
 from cellnorm.layers import MatchedBatchNorm, Pairs, matched_shift
 from cellnorm.optimizer import AdamW
 from cellnorm.sampling import minibatches
-from cellnorm.training import CHUNK_CELLS, History, TrainingConfig, at_full_strength, decode, encode, train
+from cellnorm.training import History, TrainingConfig, at_full_strength, decode, encode, train
 
 EFFECT = np.array([[0, 0, 0, 0, 0, 0], [2, -1, 0.5, 1.5, 0, 1]], np.float32)
 NO_ANCHORS = Anchors(np.empty(0, np.int64), np.empty(0, np.int64))

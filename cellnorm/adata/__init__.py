@@ -18,16 +18,6 @@ from cellnorm.adata._write import (
     write_result,
 )
 
-__all__ = [
-    "Place",
-    "by_cells",
-    "cell_keys",
-    "choose_matrix",
-    "file_places",
-    "first_usable",
-    "gene_mask",
-    "layer_key",
-    "open_rows",
-]
-__all__ += ["masked_genes", "read_genes", "read_shell", "representation", "same_genes"]
+__all__ = ["Place", "by_cells", "cell_keys", "choose_matrix", "file_places", "first_usable", "gene_mask", "layer_key"]
+__all__ += ["masked_genes", "open_rows", "read_genes", "read_shell", "representation", "same_genes"]
 __all__ += ["result_keys", "result_slots", "umap_keys", "write_cells", "write_pca", "write_result"]

@@ -11,7 +11,6 @@ from cellnorm.console import stage
 from cellnorm.errors import DataError
 
 if TYPE_CHECKING:
-    from cellnorm.memory import Contents
     from cellnorm.training import Progress
 
 __all__ = ["How", "how_to_read", "is_streamed", "result_of", "stream", "stream_options", "write"]
@@ -53,8 +52,8 @@ def stream_options(command: Any) -> Any:
         "--embedding-only",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Write names and embedding alone, without the matrix: .h5ad, .parquet, or .npy with the names in "
-        "FILE.names.txt beside it.",
+        help="Write names and embedding alone, without the matrix: .h5ad, .parquet, or .npy with the names "
+        "beside it (z.npy: z.names.txt).",
     )
     scheduler = click.option(
         "--scheduler",
@@ -134,8 +133,8 @@ def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: in
     if whole <= SHARE * free:
         logger.debug("%s", expected)
         return False
-    if how.stream is False or (cause := _hindrance(contents)):
-        logger.warning("%s: %s.", expected, "--no-stream was asked for" if how.stream is False else cause)
+    if how.stream is False:
+        logger.warning("%s: --no-stream was asked for.", expected)
         return False
     if how.whole:
         raise DataError(
@@ -144,13 +143,6 @@ def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: in
         )
     logger.info("streaming: %s; streamed about %s", expected, _size(streamed))
     return True
-
-
-def _hindrance(contents: "Contents") -> str:
-    """Why a file cannot be streamed, or ""."""
-    if all(matrix.by_rows for matrix in contents.matrices):
-        return ""
-    return "it cannot be streamed, since a matrix is stored by genes; store it by cells once (adata.X.tocsr())"
 
 
 def _size(n_bytes: int) -> str:

@@ -82,13 +82,13 @@ def correct_file(
 
     Gives what `cellnorm.tl.correct` gives of the same file, to the bit, and writes it; the matrix is read twice, part
     by part. What is in between lies in a work folder beside the output, about 8 bytes for each stored value of the
-    chosen genes.
+    chosen genes. Components and embedding are held in memory up to 256 MB each; larger ones are mapped from there.
 
     Parameters
     ----------
     source
-        An .h5ad or .zarr, cells x genes. A matrix that is stored by genes (CSC) is first copied cell by cell into the work
-        folder, which takes up to 20 bytes a value there.
+        An .h5ad or .zarr, cells x genes. A matrix that is stored by genes (CSC) is first copied cell by cell into the
+        work folder, which takes up to 20 bytes a value there.
     batch_key, layer, mask_var, n_top_genes, save_model, label_key, key_added
         As in `cellnorm.tl.correct`.
     output
