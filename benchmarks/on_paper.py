@@ -49,8 +49,8 @@ def at(line: Line, n_cells: int) -> float:
 def size(n_bytes: float) -> str:
     return next(
         f"{n_bytes / unit:.3g} {name}"
-        for unit, name in ((1e12, "TB"), (GB, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B"))
-        if n_bytes >= unit
+        for unit, name in ((1e12, "TB"), (GB, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+        if n_bytes >= unit or unit == 1
     )
 
 
