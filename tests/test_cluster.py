@@ -182,6 +182,17 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
+def test_a_connection_that_failed_leaves_no_client_behind() -> None:
+    """One that the garbage collector finds while another one starts would hang it (distributed's LoopRunner)."""
+    before = set(distributed.Client._instances)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tls://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DataError, match="dask knows no certificates") as caught, opened(address):
+            pass
+    assert caught.value.__cause__ is None  # whose frames would keep it
+    assert set(distributed.Client._instances) <= before
+
+
 def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(DataError, match=r"pip install 'cellnorm\[cluster\]'"), opened("tcp://127.0.0.1:8786"):

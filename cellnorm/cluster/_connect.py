@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,17 +75,21 @@ def _connect(address: str) -> Client:
     try:
         _greeted(address)
         return Client(address, timeout=CONNECT, set_as_default=False, name="cellnorm")
-    except TypeError as error:
-        raise DataError(
+    except TypeError:
+        said = (
             f"The scheduler {address} was to be reached by TLS, but dask knows no certificates. "
             "Name them in its configuration (distributed.comm.tls), or give an address with tcp://."
-        ) from error
+        )
     except (OSError, RuntimeError, UnicodeError) as error:
         lines = str(error).splitlines()
-        raise DataError(
+        said = (
             f"No scheduler answers at {address} ({lines[0] if lines else type(error).__name__}). "
             "Start one there (dask scheduler), or correct the address."
-        ) from error
+        )
+    # The client that failed has to go now, and the error whose frames hold it: collected while another client starts,
+    # it would wait for a lock that this one holds, forever.
+    gc.collect()
+    raise DataError(said)
 
 
 def _greeted(address: str) -> None:
