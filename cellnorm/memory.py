@@ -111,7 +111,7 @@ def streamed_peak(contents: Contents, n_top_genes: int) -> int:
     n_top = min(n_top_genes, contents.n_genes)
     moments = 4 * 8 * contents.n_batches * contents.n_genes
     widest = max((matrix.value_bytes + 2 * matrix.index_bytes + 8 for matrix in contents.matrices), default=0)
-    share = min(1.0, max(PILE_CELLS / contents.n_cells, 1 / MOST_PILES))
+    share = min(1.0, max(PILE_CELLS / max(1, contents.n_cells), 1 / MOST_PILES))
     pile = max((PER_PILED * share * one.n_stored for one in contents.matrices if not one.by_rows), default=0)
     cells = STREAMED_PER_CELL * contents.n_cells
     passes = max(pile, _fixed(contents.n_cells, n_top) + moments + cells)  # the copy comes first, and is given back
