@@ -92,8 +92,9 @@ def _length(table: Any) -> int:
 
 def _matrix(node: Any) -> Matrix:
     if hasattr(node, "shape"):
-        starts = np.unique(np.linspace(0, max(0, node.shape[0] - SAMPLE_ROWS), SAMPLES).astype(int))
-        rows = np.concatenate([np.asarray(node[start : start + SAMPLE_ROWS]) for start in starts])
+        all_rows, last = np.arange(0, node.shape[0], SAMPLE_ROWS), max(0, node.shape[0] - SAMPLE_ROWS)
+        starts = all_rows if len(all_rows) <= SAMPLES else np.linspace(0, last, SAMPLES).astype(int)
+        rows = np.concatenate([np.asarray(node[start : start + SAMPLE_ROWS]) for start in starts] or [np.empty(0)])
         share = np.count_nonzero(rows) / max(1, rows.size)
         return Matrix(round(share * node.shape[0] * node.shape[1]), node.dtype.itemsize, 0, True)
     data, indices = node["data"], node["indices"]

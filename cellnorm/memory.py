@@ -80,14 +80,14 @@ def in_memory_peak(contents: Contents, n_top_genes: int) -> int:
     --------
     >>> cells = Contents(100_000, 20_000, 800_000_000, (Matrix(100_000_000, 4, 4, True),))
     >>> f"{in_memory_peak(cells, 2000) / 1e9:.1f} GB"
-    '2.1 GB'
+    '2.2 GB'
     """
     n_top = min(n_top_genes, contents.n_genes)
     copied = max((_copied(matrix) for matrix in contents.matrices), default=0)
     share = min(1.0, COMPONENTS_PER_GENE * n_top / max(1, contents.n_genes))
     chosen = 8 * share * max((matrix.n_stored for matrix in contents.matrices), default=0)
     cells = PER_CELL * contents.n_cells
-    return int(SLACK * (_fixed(contents.n_cells, n_top) + contents.n_bytes + copied + chosen + cells))
+    return int(SLACK * (LIBRARIES + _fixed(contents.n_cells, n_top) + contents.n_bytes + copied + chosen + cells))
 
 
 def _copied(matrix: Matrix) -> float:
@@ -106,21 +106,22 @@ def streamed_peak(contents: Contents, n_top_genes: int) -> int:
     --------
     >>> cells = Contents(1_000_000, 20_000, 8_000_000_000, (Matrix(1_000_000_000, 4, 4, True),), n_batches=5)
     >>> f"{streamed_peak(cells, 2000) / 1e9:.1f} GB"
-    '1.7 GB'
+    '1.8 GB'
     """
     n_top = min(n_top_genes, contents.n_genes)
     moments = 4 * 8 * contents.n_batches * contents.n_genes
     widest = max((matrix.value_bytes + 2 * matrix.index_bytes + 8 for matrix in contents.matrices), default=0)
-    share = min(1.0, max(PILE_CELLS / contents.n_cells, 1 / MOST_PILES))
+    share = min(1.0, max(PILE_CELLS / max(1, contents.n_cells), 1 / MOST_PILES))
     pile = max((PER_PILED * share * one.n_stored for one in contents.matrices if not one.by_rows), default=0)
     cells = STREAMED_PER_CELL * contents.n_cells
-    return int(SLACK * (_fixed(contents.n_cells, n_top) + moments + widest * BLOCK_VALUES + pile + cells))
+    passes = max(pile, _fixed(contents.n_cells, n_top) + moments + cells)  # the copy comes first, and is given back
+    return int(SLACK * (LIBRARIES + widest * BLOCK_VALUES + passes))
 
 
 def _fixed(n_cells: int, n_top: int) -> float:
-    """Bytes that both ways take for the libraries, the sketch and the components of some genes."""
+    """Bytes that both ways take for training, the sketch and the components of some genes."""
     components = 8 * GRAMS * n_top**2 + 8 * min(n_cells, DENSE_ROWS) * n_top
-    return LIBRARIES + TRAINING + components + PER_SKETCH * min(n_cells, SKETCH)
+    return TRAINING + components + PER_SKETCH * min(n_cells, SKETCH)
 
 
 def free_memory() -> int:

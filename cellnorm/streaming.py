@@ -185,7 +185,8 @@ class Passes:
                 project = partial(_pcs_part, str(self.folder.path / "front.npz"))
                 parts = self.folder.parts("pcs", project, list(map(str, values)), self.run, self.tick("pca"))
                 self.folder.join_rows("pcs", parts, (self.n_cells, front.loadings.shape[1]))
-        self.folder.drop("values")
+        for left in ("values", "pcs"):  # the latter where a run was interrupted after it had put them together
+            self.folder.drop(left)
         return load_rows(file)
 
     def embedding(self, model: Path, device: str, n_latent: int) -> NDArray[np.float32]:
@@ -196,6 +197,7 @@ class Passes:
                 of_part = partial(_embedding_part, str(model), device, str(self.file("pcs")), str(self.file("codes")))
                 parts = self.folder.parts("embedding", of_part, spans(self.n_cells), self.run, self.tick("encode"))
                 self.folder.join_rows("embedding", parts, (self.n_cells, n_latent))
+        self.folder.drop("embedding")
         return load_rows(file)
 
     def file(self, name: str) -> Path:

@@ -227,12 +227,13 @@ def _correct(
 
 def _check(kept: dict[str, Any], page: Page | None, *, force: bool) -> None:
     """Refuse, before any long work, a model or a report that could not be written in the end."""
-    from cellnorm.checkpoint import check_folder
-    from cellnorm.report import check_report
-
     if kept:
+        from cellnorm.checkpoint import check_folder
+
         check_folder(kept["save_model"], force=force)
     if page is not None:
+        from cellnorm.report import check_report
+
         check_report(page.target, force=force)
 
 

@@ -131,7 +131,6 @@ def is_streamed(inputs: tuple[Path, ...], batch_keys: list[str], n_top_genes: in
         logger.info("streaming: about %s expected", _size(streamed))
         return True
     if whole <= SHARE * free:
-        logger.debug("%s", expected)
         return False
     if how.stream is False:
         logger.warning("%s: --no-stream was asked for.", expected)
