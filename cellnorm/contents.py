@@ -50,7 +50,7 @@ def file_contents(path: str | os.PathLike[str], batch_key: Sequence[str] = ()) -
     ...     ad.AnnData(np.eye(30, 20, dtype="float32")).write_h5ad(file)
     ...     found = file_contents(file)
     >>> found.n_cells, found.n_genes, found.matrices
-    (30, 20, (Matrix(n_stored=23, value_bytes=4, index_bytes=0, by_rows=True),))
+    (30, 20, (Matrix(n_stored=20, value_bytes=4, index_bytes=0, by_rows=True),))
     """
     path = Path(path)
     kind = file_format(path)
