@@ -152,8 +152,8 @@ def test_at_strength_0_no_value_changes(data: Data) -> None:
     np.testing.assert_array_equal(weak.effect.corrected(data.X, weak.z, data.code), data.X)
     x = sp.csr_matrix(np.maximum(data.X, 0))
     np.testing.assert_array_equal(weak.effect.scaled(x, weak.z, data.code).toarray(), x.toarray())
-    denoised = weak.effect.denoised(weak.z, data.code)  # the noise goes and the batch stays
-    assert between(denoised, data).mean() > 0.8 * between(data.X, data).mean()
+    denoised = weak.effect.denoised(weak.z, data.code)  # of genes that the model sees the noise goes, the batch stays
+    assert between(denoised, data)[:N_SEEN].mean() > 0.9 * between(data.X, data)[:N_SEEN].mean()
 
 
 def test_below_full_strength_that_share_is_taken_away(data: Data) -> None:

@@ -102,7 +102,7 @@ def test_combinations_of_few_cells_share_the_least_of_their_levels(monkeypatch: 
 def test_two_covariates_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     sought = []
 
-    def seek(z: NDArray[np.float32], levels: NDArray[np.int64], n_neighbors: int) -> Anchors:
+    def seek(z: NDArray[np.float32], levels: NDArray[np.int64], n_neighbors: int, *_: object) -> Anchors:
         sought.append(levels)
         return level_anchors(z, levels, n_neighbors)
 

@@ -2,9 +2,6 @@
 
 import os
 import resource
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellnorm import memory
-from cellnorm.contents import file_contents
-from cellnorm.datasets import simulate
 from cellnorm.memory import Contents, Matrix, free_memory, in_memory_peak, streamed_peak
 
 GB = 10**9
@@ -141,36 +136,3 @@ def test_a_matrix_stored_by_genes_is_sorted_pile_by_pile() -> None:
     assert streamed_peak(replace(CELLS, matrices=(wide,)), 2000) < piled
     assert piled < 48 * 0.12 * wide.n_stored  # a pile holds 8,192 of 100,000 cells
     assert streamed_peak(replace(CELLS, n_cells=0), 2000) > 0
-
-
-PEAK = """
-import sys
-from cellnorm.cli import main
-from cellnorm.estimator import CellNorm
-CellNorm.__init__.__kwdefaults__["n_steps"] = 20
-main(["correct", sys.argv[1], "-b", "batch", "-q", "-o", sys.argv[2], *sys.argv[3:]], standalone_mode=False)
-"""
-
-
-def measured(source: Path, target: Path, *options: str) -> int:
-    """Peak of a process of its own."""
-    process = subprocess.Popen([sys.executable, "-c", PEAK, str(source), str(target), *options])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-@pytest.mark.parametrize(
-    ("how", "expect"), [("--no-stream", in_memory_peak), ("--stream", streamed_peak)], ids=["in memory", "streamed"]
-)
-def test_the_peak_is_below_what_is_expected_and_not_far(
-    tmp_path: Path, how: str, expect: Callable[[Contents, int], int]
-) -> None:
-    """What no unit test can tell: how much the libraries and all copies take, of a process of its own."""
-    source = tmp_path / "cells.h5ad"
-    simulate(4000, 4000, depth=1500).write_h5ad(source)
-    contents = file_contents(source, ["batch"])
-    assert contents is not None
-    expected, peak = expect(contents, 2000), measured(source, tmp_path / "out.h5ad", how)
-    assert peak <= expected <= 1.5 * peak

@@ -117,10 +117,12 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
     norm, width = net.encoder.norm, net.config.n_latent
     axes, first, last = map(_array, (net.axes, net.encoder.expand.weight, net.encoder.reduce.weight))
     strength = float(net.strength)
-    frames = (np.eye(width), 0.0), (strength * axes.T, 1 - strength)
+    frames = [(np.eye(width), 0.0), (strength * axes.T, 1 - strength)]
+    if 0 < strength < 1:  # no more than the two parts of the mixture, each by itself
+        frames.append((axes.T, 0.0))
     _, spread, _, var = map(_array, norm.frozen())
     gamma = np.ones(len(var)) if norm.gamma is None else _array(norm.gamma)
-    found = np.empty((2, len(batches)))
+    found = np.empty((len(frames), len(batches)))
     with one_thread():
         for bounds, (frame, plain) in zip(found, frames, strict=True):
             skip = (frame + plain * np.eye(width)) @ np.eye(width, net.config.n_features)
@@ -129,7 +131,8 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
                 before = (gamma / (spread[b] * np.sqrt(var + norm.eps)))[:, None] * first
                 bound, start = _largest_stretch(skip, after, before, start)
                 bounds[i] = bound * SAFETY
-    return found[0], found[1]
+    framed = found[1] if len(found) == 2 else np.minimum(found[1], 1 - strength + strength * found[2])
+    return found[0], framed
 
 
 def offsets_of(net: Autoencoder, batch: int) -> tuple[Floats, Floats]:
