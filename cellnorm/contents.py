@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from cellnorm.errors import DataError
-from cellnorm.formats import file_format, open_zarr
+from cellnorm.formats import file_format, open_root
 from cellnorm.memory import Contents, Matrix
-from cellnorm.output import reason, shown
 
 __all__ = ["file_contents"]
 
@@ -53,16 +50,10 @@ def file_contents(path: str | os.PathLike[str], batch_key: Sequence[str] = ()) -
     (30, 20, (Matrix(n_stored=20, value_bytes=4, index_bytes=0, by_rows=True),))
     """
     path = Path(path)
-    kind = file_format(path)
-    if kind not in ("h5ad", "zarr"):
+    if file_format(path) not in ("h5ad", "zarr"):
         return None
-    try:
-        if kind == "zarr":
-            return _of_root(open_zarr(path), batch_key)
-        with h5py.File(path, "r") as root:
-            return _of_root(root, batch_key)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{shown(path)} is damaged or incomplete: {reason(error)}. Copy or make it anew.") from error
+    with open_root(path) as root:
+        return _of_root(root, batch_key)
 
 
 def _of_root(root: Any, batch_key: Sequence[str]) -> Contents:

@@ -3,7 +3,10 @@
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import scanpy as sc
@@ -15,7 +18,7 @@ from cellnorm.errors import DataError
 from cellnorm.labels import listed
 from cellnorm.output import is_zarr, reason, shown
 
-__all__ = ["file_format", "open_zarr", "read"]
+__all__ = ["file_format", "open_root", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,25 @@ def file_format(path: Path) -> str:
     raise DataError(f"{shown(path)} is an HDF5 file without cells (obs) and genes (var); it holds {found}. {_KINDS}.")
 
 
-def open_zarr(path: Path) -> zarr.Group:
+@contextmanager
+def open_root(path: Path) -> Iterator[Any]:
+    """The root of a file; whatever a library makes of a damaged one is told as that."""
+    kind = file_format(path)
+    if kind not in ("h5ad", "zarr"):
+        raise DataError(f"{shown(path)} is a {kind}, which is read as a whole; only .h5ad and .zarr are streamed.")
+    try:
+        if kind == "zarr":
+            yield _open_zarr(path)
+        else:
+            with h5py.File(path, "r") as file:
+                yield file
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make the readers raise anything
+        raise DataError(f"{shown(path)} is damaged or incomplete: {reason(error)}. Copy or make it anew.") from error
+
+
+def _open_zarr(path: Path) -> zarr.Group:
     """The root of a zarr store, of which reading runs no code.
 
     Raises
@@ -124,7 +145,7 @@ def open_zarr(path: Path) -> zarr.Group:
 
 
 def _read_zarr(path: Path) -> AnnData:
-    return read_zarr(open_zarr(path))
+    return read_zarr(_open_zarr(path))
 
 
 def _read_10x_file(path: Path) -> AnnData:

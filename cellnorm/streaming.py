@@ -116,14 +116,16 @@ class Passes:
             parts = spans(self.n_cells)
             of_part = partial(_survey_part, place, str(self.file("codes")), n_batches, False)
             files = self.folder.parts(name, of_part, parts, self.run, self.tick("survey"))
-            if _sum(files).seen.kind()[0] == "log":  # then a part of whole numbers is one of logarithms, too
+            found = _sum(files)
+            if found.seen.kind()[0] == "log":  # then a part of whole numbers is one of logarithms, too
                 wrong = [i for i, file in enumerate(files) if _loaded(file).counts]
                 again = partial(_survey_part, place, str(self.file("codes")), n_batches, True)
                 right = self.folder.parts(f"{name}-log", again, [parts[i] for i in wrong], self.run)
                 for i, file in zip(wrong, right, strict=True):
                     files[i] = file
+                found = _sum(files)
             with atomic(whole) as handle:
-                _save(_sum(files), handle)
+                _save(found, handle)
         self.folder.drop(name)
         self.folder.drop(f"{name}-log")
         return _loaded(whole)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cellnorm.adata._read import places
 from cellnorm.errors import DataError
-from cellnorm.formats import file_format, open_zarr
-from cellnorm.output import reason, shown
+from cellnorm.formats import open_root
+from cellnorm.output import shown
 
 __all__ = ["Place", "Stretch", "file_places", "open_rows", "opened", "read_genes", "read_shell", "storage"]
 
@@ -59,14 +59,14 @@ def read_shell(path: Path) -> AnnData:
     DataError
         There is no such file, it is of another kind, or damaged.
     """
-    with _root(path) as root, warnings.catch_warnings():
+    with open_root(path) as root, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # repeated names and old formats are no news to whoever has the file
         return AnnData(obs=read_elem(root["obs"]), var=read_elem(root["var"]))
 
 
 def file_places(path: Path, layer: str | None = None) -> list[Place]:
     """The matrices to look at for counts or log-normalised values, in order; see `choose_matrix`."""
-    with _root(path) as root:
+    with open_root(path) as root:
         layers = list(root["layers"]) if "layers" in root else []
         found = places(layer, layers, x="X" in root, raw="raw" in root and "X" in root["raw"])
         return [Place(str(path), source) for source in found]
@@ -74,7 +74,7 @@ def file_places(path: Path, layer: str | None = None) -> list[Place]:
 
 def read_genes(place: Place) -> NDArray[np.object_]:
     """Names of the genes of a matrix, shape (n_genes,)."""
-    with _root(Path(place.path)) as root:
+    with open_root(Path(place.path)) as root:
         var = read_elem(root["raw/var" if place.source == "raw.X" else "var"])
     return np.asarray(var.index.astype(str), dtype=object)
 
@@ -116,7 +116,7 @@ def opened(place: Place) -> Iterator[Any]:
         with h5py.File(place.copy, "r") as file:
             yield file["X"]
     else:
-        with _root(Path(place.path)) as root:
+        with open_root(Path(place.path)) as root:
             yield root[place.slot]
 
 
@@ -124,24 +124,6 @@ def storage(element: Any) -> str:
     """How a matrix is stored: "csr_matrix", "csc_matrix", "array" or what else it says of itself."""
     kind = str(element.attrs.get("encoding-type", element.attrs.get("h5sparse_format", "array")))
     return f"{kind}_matrix" if kind in ("csr", "csc") else kind
-
-
-@contextmanager
-def _root(path: Path) -> Iterator[Any]:
-    """The root of a file; whatever a library makes of a damaged one is told as that."""
-    kind = file_format(path)
-    if kind not in ("h5ad", "zarr"):
-        raise DataError(f"{shown(path)} is a {kind}, which is read as a whole; only .h5ad and .zarr are streamed.")
-    try:
-        if kind == "zarr":
-            yield open_zarr(path)
-        else:
-            with h5py.File(path, "r") as file:
-                yield file
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file can make the readers raise anything
-        raise DataError(f"{shown(path)} is damaged or incomplete: {reason(error)}. Copy or make it anew.") from error
 
 
 class FileRows:
