@@ -13,6 +13,7 @@ from torch.nn import functional
 from cellnorm.covariates import level_codes
 from cellnorm.kinds import Kinds
 from cellnorm.layers import Levels, MatchedBatchNorm, Pairs, matched_shift
+from cellnorm.products import mixed_rows, with_rows
 
 __all__ = ["Autoencoder", "AutoencoderConfig"]
 
@@ -162,12 +163,14 @@ class Autoencoder(nn.Module):
 
     def mixed_offset(self, member: Tensor, batch: Tensor) -> Tensor:
         """Mean offset of a batch's kinds by their shares in a cell, (n_cells, n_kinds); shape (n_cells, n_latent)."""
-        return (member[:, :, None] * self.offsets[batch]).sum(1)
+        return mixed_rows(member, self.offsets, batch)
 
     def membership(self, z: Tensor, batch: Tensor) -> Tensor:
         """Share of each kind in a cell, shape (n_cells, n_kinds); each a round Gaussian where the batch has it."""
-        squared = (z[:, None] - (self.centres + self.offsets)[batch]).square().sum(-1)
-        return torch.softmax(self.shares.clamp_min(LEAST_SHARE).log()[batch] - squared / (2 * self.variance), dim=1)
+        # The square of z is the same for all kinds and cancels: products are left, without a difference for each kind.
+        centres = self.centres + self.offsets
+        level = self.shares.clamp_min(LEAST_SHARE).log() - centres.square().sum(-1) / (2 * self.variance)
+        return torch.softmax(level[batch] + with_rows(z, centres, batch) / self.variance, dim=1)
 
     def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
         """The encoding in the given batches that belongs to an embedding.

@@ -20,7 +20,7 @@ NUMERICS = {
     "errors", "validation", "front", "anchors", "sampling", "layers", "losses", "autoencoder", "optimizer", "training",
     "determinism", "estimator", "fitting", "metrics", "clusters", "counterparts", "evidence", "alarm", "null", "frame",
     "design", "covariates", "diagnosis", "output", "kinds", "reuse", "checkpoint", "mapping", "transfer", "stability",
-    "expression", "strength", "parts", "survey", "components", "work", "memory", "devices",
+    "expression", "strength", "parts", "survey", "components", "work", "memory", "devices", "products",
 }  # fmt: skip
 GLUE = {
     "labels", "genes", "adata", "hvg", "pp", "tl", "pl", "blocks", "formats", "io", "report", "datasets", "text",
