@@ -2,11 +2,11 @@
 
     python benchmarks/ceiling.py --data FOLDER --output DIR
 
-DIR is that of `peers.py`, from which the answers of a method are taken (default: cellnorm with seed 0). A cell gets the
-place of another of its own type, whatever its batch: the embedding keeps its shape, so that all that looks at types
-stays as it is, and batches differ in nothing but how many cells of each type they have. Mixing can then still be far below
-1, since iLISI, kBET and PCR comparison count composition as a batch effect. It is no strict limit (an embedding of another
-shape may score more), but what a correction can hope for that lays no type onto another.
+DIR is that of `peers.py`, from which the answers of a method are taken (default: cellnorm with seed 0). A cell gets
+the place of another of its own type, whatever its batch: the embedding keeps its shape, so that all that looks at
+types stays as it is, and batches differ in nothing but how many cells of each type they have. Mixing can then still
+be far below 1, since iLISI, kBET and PCR comparison count composition as a batch effect. It is no strict limit (an
+embedding of another shape may score more), but what a correction can hope for that lays no type onto another.
 """
 
 import argparse
