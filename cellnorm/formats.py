@@ -1,4 +1,7 @@
-"""The file formats of cells: tell them apart by what is inside, and read them without trusting them."""
+"""The file formats of cells: tell them apart by what is inside, and read them without trusting them.
+
+scanpy, which takes a second to import, is so where a format needs it.
+"""
 
 import logging
 import os
@@ -9,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import scanpy as sc
 import zarr
 from anndata import AnnData
 from anndata.io import read_h5ad, read_zarr
@@ -149,10 +151,14 @@ def _read_zarr(path: Path) -> AnnData:
 
 
 def _read_10x_file(path: Path) -> AnnData:
+    import scanpy as sc
+
     return _genes_only(sc.read_10x_h5(path, gex_only=False), path)
 
 
 def _read_10x_folder(path: Path) -> AnnData:
+    import scanpy as sc
+
     found = sorted(p.name for p in path.glob("*matrix.mtx*"))
     if len(found) > 1:
         raise DataError(f"{shown(path)} holds {len(found)} matrices ({listed(found, 4)}). Give each its own folder.")

@@ -292,6 +292,12 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert ran.stdout == "[]\n"
 
 
+def test_a_correction_does_without_what_scanpy_brings() -> None:
+    script = "import sys; from cellnorm.tl import correct, correct_file; print({'scanpy', 'numba'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "set()\n"
+
+
 # -- the report -----------------------------------------------------------------------------------------------------
 
 

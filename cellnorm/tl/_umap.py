@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import scanpy as sc
 from anndata import AnnData
 
 from cellnorm.adata import result_keys, umap_keys
@@ -46,6 +45,8 @@ def umap(adata: AnnData, *, key_added: str | None = None, random_state: int = 0)
     >>> cn.tl.umap(adata)
     >>> axes = sc.pl.embedding(adata, "X_umap_cellnorm", color="batch", show=False)
     """
+    import scanpy as sc
+
     embedding, _ = result_keys(key_added)
     if embedding not in adata.obsm:
         raise DataError(
