@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from peers_methods import METHODS
-from peers_table import OURS, common_sets, means
+from peers_table import OURS, in_common, means
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the backend has to be chosen first
@@ -38,9 +38,9 @@ def totals(table: pd.DataFrame, path: Path) -> None:
 
 
 def speed(table: pd.DataFrame, path: Path) -> None:
-    """Mean total against mean seconds, over the sets that all methods did."""
-    common = table[table["set"].isin(common_sets(table)) & table["Total"].notna()]
-    mean = common.groupby("method", sort=False)[["Total", "seconds"]].mean()
+    """Mean total against mean seconds, see `in_common`."""
+    common = in_common(table)
+    mean = common[common["Total"].notna()].groupby("method", sort=False)[["Total", "seconds"]].mean()
     mean = mean[mean.index != "unintegrated"]
     fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
     for method, row in mean.iterrows():

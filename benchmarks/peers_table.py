@@ -92,10 +92,12 @@ def overall(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("method")
 
 
-def common_sets(table: pd.DataFrame) -> list[str]:
-    """Sets on which every method that has totals at all has one."""
+def in_common(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the sets on which all methods have a total, without methods that have one on less than half of them."""
     totals = table.pivot(index="set", columns="method", values="Total").dropna(axis=1, how="all")
-    return list(totals.dropna().index)
+    few = totals.columns[totals.notna().mean() < 0.5]
+    sets = totals.drop(columns=few).dropna().index
+    return table[table["set"].isin(sets) & ~table["method"].isin(few)]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -163,9 +165,8 @@ def overall_table(runs: pd.DataFrame) -> str:
 
 
 def metrics_table(table: pd.DataFrame) -> str:
-    """Means of every metric over the sets that all methods did."""
-    block = table[table["set"].isin(common_sets(table))]
-    mean = block.groupby("method", sort=False)[[*BIOLOGY, *MIXING]].mean().dropna(how="all")
+    """Means of every metric, see `in_common`."""
+    mean = in_common(table).groupby("method", sort=False)[[*BIOLOGY, *MIXING]].mean().dropna(how="all")
     return markdown(["", *mean.columns], [[str(m), *map(number, row)] for m, row in mean.iterrows()])
 
 
@@ -185,7 +186,7 @@ def settings_table(runs: pd.DataFrame) -> str:
 
 def generated(runs: pd.DataFrame) -> str:
     """What stands between the marks of the README."""
-    table, common = means(runs), common_sets(means(runs))
+    table, common = means(runs), list(in_common(means(runs))["set"].unique())
     said = [f"- {line}" for line in failures(table)] + [f"- {m}: left out, {why}" for m, why in LEFT_OUT.items()]
     dates, seeds = sorted(set(runs["date"].dropna())), int(runs["seed"].max()) + 1
     cores, python = (" or ".join(sorted({str(v) for v in runs[of].dropna()})) for of in ("cores", "python"))
@@ -196,8 +197,8 @@ def generated(runs: pd.DataFrame) -> str:
         "Over the sets that a method did, with cellnorm's total over the same sets (seconds: median, most; MB: most):",
         overall_table(runs),
         f"![Mean total against seconds, on {len(common)} sets](peers_speed.png)",
-        f"Every metric, means over the {len(common)} sets that all methods did ({', '.join(common)}); for each set: "
-        "[peers.csv](peers.csv).",
+        f"Every metric, means over the {len(common)} sets that all methods did ({', '.join(common)}), without "
+        "those that did less than half of the sets; for each set: [peers.csv](peers.csv).",
         metrics_table(table),
         "Continuous truth: Spearman correlation of distances in the embedding with those of the designed proportions.",
         truth_table(table),

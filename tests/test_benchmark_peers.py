@@ -299,7 +299,18 @@ def test_a_failure_helps_nobody() -> None:
         [1, 0.85, 0.81, -0.04]
     )
     assert found.loc["Harmony", "ahead on"] == "0 of 1"
-    assert peers_table.common_sets(peers_table.means(some_runs())) == ["easy"]
+    assert peers_table.in_common(peers_table.means(some_runs()))["set"].unique().tolist() == ["easy"]
+
+
+def test_a_method_with_few_sets_does_not_say_which_are_compared() -> None:
+    rows = [
+        record(method, 0, of=of, scores={"Total": 0.5}, seconds=1.0, peak=1e9)
+        for method, sets in {"cellnorm": "abc", "Harmony": "ab", "SCALEX": "a"}.items()
+        for of in sets
+    ]
+    found = peers_table.in_common(peers_table.means(peers_table.runs_of(rows)))
+    assert set(found["set"]) == set("ab")
+    assert set(found["method"]) == {"cellnorm", "Harmony"}
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
