@@ -12,10 +12,10 @@ embedding of another shape may score more), but what a correction can hope for t
 import argparse
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 from peers_scores import Judge, scib_scores
+from peers_table import number
 
 MIXING, BIOLOGY = "Batch correction", "Bio conservation"
 
@@ -32,7 +32,7 @@ def exchanged(Z: NDArray[np.float32], label: NDArray[np.str_], rng: np.random.Ge
 def of_set(source: Path, output: Path, answer: Path, label_key: str) -> tuple[float, float, float]:
     """Mixing as it is and with cells exchanged, and biology."""
     judge = Judge(source, output / "prepared" / source.name, label_key)
-    Z = np.asarray(ad.read_h5ad(answer).obsm["Z"], np.float32)
+    Z = np.asarray(judge.read(answer).obsm["Z"], np.float32)
     judge.cells.obsm["as it is"] = Z
     judge.cells.obsm["exchanged"] = exchanged(Z, judge.cells.obs["label"].to_numpy(str), np.random.default_rng(0))
     found = scib_scores(judge.cells, "label", ["as it is", "exchanged"])
@@ -58,8 +58,8 @@ def main() -> None:
             continue
         mixing, best, biology = of_set(args.data / f"{name}.h5ad", args.output, answer, args.label_key)
         rows.append([mixing, best, biology, 0.6 * biology + 0.4 * mixing, 0.6 * biology + 0.4 * best])
-        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in rows[-1]) + " |", flush=True)
-    print("| mean | " + " | ".join(f"{value:.3f}" for value in np.mean(rows, axis=0)) + " |")
+        print(f"| {name} | " + " | ".join(map(number, rows[-1])) + " |", flush=True)
+    print("| mean | " + " | ".join(map(number, np.mean(rows, axis=0))) + " |")
 
 
 if __name__ == "__main__":

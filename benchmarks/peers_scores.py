@@ -123,11 +123,16 @@ class Judge:
         designed = [column for column in original.obs if str(column).endswith("_prop")]
         self.designed = original.obs[designed].to_numpy(float)
 
-    def scores(self, answer: Path) -> Scores:
-        """Scores of an answer, which has to hold the cells in their order."""
+    def read(self, answer: Path) -> ad.AnnData:
+        """An answer, which has to hold the cells in their order."""
         found = ad.read_h5ad(answer)
         if not found.obs_names.equals(self.cells.obs_names):
             raise ValueError("cells changed their order")
+        return found
+
+    def scores(self, answer: Path) -> Scores:
+        """Scores of an answer."""
+        found = self.read(answer)
         if "connectivities" in found.obsp:
             return graph_scores(found.obsp, self.cells.obs["label"].to_numpy())
         Z = np.asarray(found.obsm["Z"])

@@ -165,8 +165,8 @@ def overall_table(runs: pd.DataFrame) -> str:
 
 
 def metrics_table(table: pd.DataFrame) -> str:
-    """Means of every metric, see `in_common`."""
-    mean = in_common(table).groupby("method", sort=False)[[*BIOLOGY, *MIXING]].mean().dropna(how="all")
+    """Means of every metric."""
+    mean = table.groupby("method", sort=False)[[*BIOLOGY, *MIXING]].mean().dropna(how="all")
     return markdown(["", *mean.columns], [[str(m), *map(number, row)] for m, row in mean.iterrows()])
 
 
@@ -186,7 +186,9 @@ def settings_table(runs: pd.DataFrame) -> str:
 
 def generated(runs: pd.DataFrame) -> str:
     """What stands between the marks of the README."""
-    table, common = means(runs), list(in_common(means(runs))["set"].unique())
+    table = means(runs)
+    common = in_common(table)
+    compared = list(common["set"].unique())
     said = [f"- {line}" for line in failures(table)] + [f"- {m}: left out, {why}" for m, why in LEFT_OUT.items()]
     dates, seeds = sorted(set(runs["date"].dropna())), int(runs["seed"].max()) + 1
     cores, python = (" or ".join(sorted({str(v) for v in runs[of].dropna()})) for of in ("cores", "python"))
@@ -196,10 +198,10 @@ def generated(runs: pd.DataFrame) -> str:
         "![Totals of each method on each set](peers_totals.png)",
         "Over the sets that a method did, with cellnorm's total over the same sets (seconds: median, most; MB: most):",
         overall_table(runs),
-        f"![Mean total against seconds, on {len(common)} sets](peers_speed.png)",
-        f"Every metric, means over the {len(common)} sets that all methods did ({', '.join(common)}), without "
+        f"![Mean total against seconds, on {len(compared)} sets](peers_speed.png)",
+        f"Every metric, means over the {len(compared)} sets that all methods did ({', '.join(compared)}), without "
         "those that did less than half of the sets; for each set: [peers.csv](peers.csv).",
-        metrics_table(table),
+        metrics_table(common),
         "Continuous truth: Spearman correlation of distances in the embedding with those of the designed proportions.",
         truth_table(table),
         "Failures and what was left out:",

@@ -24,7 +24,7 @@ class Manner(NamedTuple):
     Attributes
     ----------
     chunk_cells
-        Cells that a trained network sees at once. Their kinds take 20 kB of memory a cell.
+        Cells that a trained network sees at once. Their kinds take up to 20 kB of memory a cell.
     steps_ahead
         Minibatches that are drawn at once and reach the device in one transfer, while it is busy with those before.
     products
