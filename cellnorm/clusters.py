@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ __all__ = ["aligned", "blocks", "distances", "mutual", "near", "numbered", "own_
 IntArray = NDArray[np.int64]
 RESOLUTION = 0.5  # of Leiden: main types, since fine clusters of one type would count as different
 ROUNDS, STILL = 12, 0.01  # of matching and shifting, until no move is over this share of the cells' spread
+# A resistant offset: neighbours among which its pairs are found, and how fast a pair's weight falls with its distance.
+CLOSE, FALL = 3, 4.0
+FAR_FEWER = 0.75  # of the cells that have partners from the other start, below which a start has gone astray
 
 
 def blocks(batch: IntArray) -> list[slice]:
@@ -51,7 +56,7 @@ def mutual(apart: Tensor, parts: list[slice], n_neighbors: int) -> Tensor:
 
 
 def aligned(
-    x: NDArray[np.float32], batch: IntArray, n_neighbors: int, *, resistant: bool = False
+    x: NDArray[np.float32], batch: NDArray[np.int64], n_neighbors: int, *, resistant: bool = False
 ) -> tuple[NDArray[np.float32], Tensor]:
     """Cells less the offset that their batch shares, and their distances.
 
@@ -66,14 +71,28 @@ def aligned(
     n_neighbors
         For the anchors.
     resistant
-        Take the offset of most pairs, not of all: types that one batch alone has also find partners, far ones.
+        Take the offset of the nearest pairs, found among few neighbours, not of all pairs: types that one batch alone
+        has also find partners, far ones. Which pairs are near depends on where one starts: where the cells lie, unless
+        far more of them have partners from where all pairs would have them.
     """
+    if not resistant:
+        return _settled(x, distances(cosine(x)), batch, n_neighbors, _alike)
+    starts = (x, distances(x)), aligned(x, batch, n_neighbors)
+    as_measured, moved = (_settled(*start, batch, CLOSE, _nearness) for start in starts)
+    matched = [float(mutual(apart, blocks(batch), CLOSE).any(1).float().mean()) for _, apart in (as_measured, moved)]
+    return moved if matched[0] < FAR_FEWER * matched[1] else as_measured
+
+
+def _settled(
+    x: NDArray[np.float32], apart: Tensor, batch: NDArray[np.int64], n_neighbors: int, weigh: Callable[[Tensor], Tensor]
+) -> tuple[NDArray[np.float32], Tensor]:
+    """Match and shift until nothing moves; `apart` tells the first matches, `weigh` pairs by their squared lengths."""
     parts, codes = blocks(batch), torch.from_numpy(batch)
-    apart = distances(cosine(x))
     for _ in range(ROUNDS):
         left, right = torch.nonzero(torch.triu(mutual(apart, parts, n_neighbors)), as_tuple=True)
-        weight = _nearness(x, left, right) if resistant else torch.ones(len(left))
-        shift = matched_shift(torch.from_numpy(x), codes, Pairs(left, right, weight), len(parts)).numpy()
+        cells = torch.from_numpy(x)
+        weight = weigh((cells[left] - cells[right]).square().sum(1))
+        shift = matched_shift(cells, codes, Pairs(left, right, weight), len(parts)).numpy()
         x = x - shift[batch]
         apart = distances(x)
         if np.abs(shift).max() <= STILL * x.std():
@@ -81,11 +100,17 @@ def aligned(
     return x, apart
 
 
-def _nearness(x: NDArray[np.float32], left: Tensor, right: Tensor) -> Tensor:
-    """Weight of each pair by the distance of its cells, as in a fit of Cauchy's distribution; shape (n_pairs,)."""
-    far = (torch.from_numpy(x)[left] - torch.from_numpy(x)[right]).square().sum(1)
-    usual = far.median().clamp_min(1e-12) if len(far) else far.sum()
-    return usual / (usual + far)
+def _alike(far: Tensor) -> Tensor:
+    """All pairs count as one."""
+    return torch.ones(len(far))
+
+
+def _nearness(far: Tensor) -> Tensor:
+    """Pairs count by Welsch's function of their length, 1 in the mean."""
+    if not len(far):
+        return far
+    weight = torch.exp(-FALL * (far - far.min()) / far.median().clamp_min(1e-12))
+    return weight / weight.mean()
 
 
 def own_clusters(apart: Tensor, k: int) -> IntArray:

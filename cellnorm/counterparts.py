@@ -30,9 +30,10 @@ K = 15  # neighbours of a cell in its own batch
 # Clusters are refused from this evidence on. It is a distance over a distance less a share, see `against`: two types
 # of one batch have 1 and more, and 0.1 to 0.5 where a type has many look-alikes.
 REFUSED = 0.7
-# Where batches lie close, less is needed, where they lie far apart, more: the evidence against half of the anchors of
-# two batches, and so much. The lesser half is never refused, or batches that differ much would have no anchors left.
-LESS, MORE = 0.7, 0.3
+# Where batches lie close, less is needed, where they lie far apart, more: what is usual of two batches, and so much.
+# Usual is the evidence against a third of their anchors; these are never refused, or batches that differ much would
+# have no anchors left. If both are closer to other batches that lead from one to the other, what is usual there counts.
+USUAL, LESS, MORE = 0.35, 0.7, 0.4
 
 
 @dataclass(frozen=True)
@@ -158,14 +159,23 @@ def _nearest_cluster(x: NDArray[np.float32], batch: IntArray, cells: IntArray, c
 
 
 def _limits(evidence: Floats, batch: IntArray, anchors: Anchors) -> Floats:
-    """Evidence from which on clusters of two batches are refused, shape (n_batches, n_batches)."""
+    """Evidence from which on clusters of two batches are refused, shape (n_batches, n_batches).
+
+    Two batches without a common type have wrong anchors alone, so what is usual between the two says nothing. But if
+    steps through other batches lead from one to the other, of which even the worst has less evidence against it, they
+    need no anchors of their own. So what counts is the worst step of the best way (single linkage), and batches that
+    anchors connect stay connected.
+    """
     n = int(batch.max()) + 1
     a, b = batch[anchors.left], batch[anchors.right]
     key = np.minimum(a, b) * n + np.maximum(a, b)
     order = np.argsort(key, kind="stable")
     found, start = np.unique(key[order], return_index=True)
-    limit = np.full((n, n), REFUSED)
-    for pair, values in zip(found, np.split(evidence[order], start[1:]), strict=True):
-        usual = float(np.median(values))
-        limit[pair // n, pair % n] = limit[pair % n, pair // n] = np.clip(REFUSED, usual + MORE, usual + LESS)
-    return limit
+    usual = np.full((n, n), np.inf)
+    counted = np.where(np.isfinite(evidence), evidence, 0)[order]  # a cluster too small to be judged says nothing
+    for pair, values in zip(found, np.split(counted, start[1:]), strict=True):
+        usual[pair // n, pair % n] = usual[pair % n, pair // n] = np.quantile(values, USUAL)
+    for step in range(n):
+        usual = np.minimum(usual, np.maximum(usual[:, step, None], usual[step]))
+    usual[np.isinf(usual)] = 0
+    return np.asarray(np.clip(REFUSED, usual + MORE, usual + LESS), np.float64)

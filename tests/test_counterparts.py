@@ -7,6 +7,8 @@ from clouds import Clouds, clouds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cellnorm.anchors import Anchors, cosine, find_anchors
 from cellnorm.counterparts import (
@@ -14,6 +16,7 @@ from cellnorm.counterparts import (
     LOOK_ALL,
     MORE,
     REFUSED,
+    USUAL,
     Counterparts,
     _limits,
     against,
@@ -44,36 +47,58 @@ def test_types_that_the_other_batch_lacks_get_no_partners(seed: int) -> None:
     assert len(rest) > 0.95 * right.sum()
 
 
-@pytest.mark.parametrize("counts", [[[60, 60, 60], [60, 60, 60]], [[200, 20, 60], [20, 200, 60]], [[90], [90]]])
+@pytest.mark.parametrize("counts", [[[60, 60, 60], [60, 60, 60]], [[200, 20, 60], [20, 200, 60]]])
 def test_batches_with_the_same_types_keep_their_anchors(counts: list[list[int]]) -> None:
     data = clouds(counts)
     found, rest, _ = kept(data)
     assert len(rest) > 0.95 * of_one_kind(data, found).sum() > 0
 
 
+def test_one_type_alone_keeps_most_anchors_wherever_it_is_cut() -> None:
+    """Leiden cuts a round cloud somewhere, in each batch elsewhere."""
+    found, rest, told = kept(clouds([[90], [90]]))
+    assert len(told.allowed) > 2
+    assert len(rest) > 0.7 * len(found)
+
+
 def test_batches_without_a_common_type_keep_the_lesser_evil() -> None:
     """Nothing tells such batches from batches that a strong effect parts, and without anchors nothing is done."""
     found, rest, _ = kept(clouds([[60, 60, 0, 0], [0, 0, 60, 60]]))
-    assert len(rest) >= len(found) / 2 > 0
+    assert len(rest) >= USUAL * len(found) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_third_batch_tells_that_two_have_no_type_in_common(seed: int) -> None:
+    """What the first and the last take for partners the one in the middle knows to be different."""
+    data = clouds([[60, 60, 0, 0], [60, 60, 60, 60], [0, 0, 60, 60]], seed=seed, offset=1.5)
+    found, rest, _ = kept(data, seed)
+    ends = (data.batch[found.left] == 0) & (data.batch[found.right] == 2)
+    assert ends.sum() > 50, "they do find each other at first"
+    assert of_one_kind(data, rest).all()
+    for ends_with in (0, 2):
+        through = np.isin(data.batch[rest.left], (ends_with, 1)) & np.isin(data.batch[rest.right], (ends_with, 1))
+        assert through.sum() > 100
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5))
-def test_any_batches_keep_at_least_half_of_the_anchors_of_each_pair(seed: int, sizes: list[int]) -> None:
+def test_batches_that_anchors_connect_stay_connected(seed: int, sizes: list[int]) -> None:
     rng = np.random.default_rng(seed)
     batch = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    x = (rng.normal(size=(len(batch), 4)) + batch[:, None] % 2).astype(np.float32)
+    x = (rng.normal(size=(len(batch), 4)) + 9 * (batch[:, None] % 3)).astype(np.float32)
     found = find_anchors(cosine(x), batch, 5)
     told = find_counterparts(x, batch, found, 5, rng)
     assert told.cluster.shape == batch.shape
     assert (told.allowed == told.allowed.T).all()
     for c in range(len(told.allowed)):
         assert len(set(batch[told.cluster == c].tolist())) == 1
-    rest = told.keep(found)
-    for a in range(len(sizes)):
-        for b in range(a):
-            both = [int(np.isin(batch[p.left], (a, b)) @ np.isin(batch[p.right], (a, b))) for p in (found, rest)]
-            assert both[1] >= both[0] / 2
+
+    def connected(anchors: Anchors) -> list[int]:
+        ends = batch[anchors.left], batch[anchors.right]
+        links = coo_array((np.ones(len(anchors)), ends), (len(sizes), len(sizes)))
+        return [int(group) for group in connected_components(links, directed=False)[1]]
+
+    assert connected(told.keep(found)) == connected(found)
 
 
 def test_cells_that_are_not_looked_at_go_with_the_nearest_of_their_batch() -> None:
@@ -106,11 +131,25 @@ def test_small_clusters_are_never_refused_and_one_cluster_alone_is_no_evidence()
     assert evidence[0, 2] == 0
 
 
+def limits(usual: dict[tuple[int, int], list[float]]) -> NDArray[np.float64]:
+    """Limits between three batches of ten cells from the evidence against each anchor of two of them."""
+    batch = np.repeat([0, 1, 2], 10)
+    anchors = [(10 * a + i, 10 * b + i, e) for (a, b), all_of in usual.items() for i, e in enumerate(all_of)]
+    left, right, evidence = (np.array(column) for column in zip(*anchors, strict=True))
+    return _limits(evidence.astype(float), batch, Anchors(left.astype(int), right.astype(int)))
+
+
 def test_the_limit_follows_what_is_usual_between_two_batches() -> None:
-    batch = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
-    anchors = Anchors(np.array([0, 1, 2, 3, 6, 0, 1]), np.array([3, 4, 5, 6, 4, 7, 8]))
-    limit = _limits(np.array([-0.5, -0.4, 0.9, 0.1, 0.1, 1.2, 1.2]), batch, anchors)
+    limit = limits({(0, 1): [-0.4, -0.4, 0.9], (1, 2): [0.1, 0.1, 1.2]})
     assert limit[0, 1] == limit[1, 0] == pytest.approx(-0.4 + LESS)
     assert limit[1, 2] == REFUSED
-    assert limit[0, 2] == pytest.approx(1.2 + MORE)
-    assert limit[0, 0] == REFUSED
+    assert limits({(0, 1): [1.2, 1.2, 1.5]})[0, 1] == pytest.approx(1.2 + MORE)
+    assert limits({(0, 1): [-np.inf, -np.inf, 0.9]})[0, 1] == REFUSED, "clusters that are not judged are no evidence"
+
+
+def test_the_limit_is_that_of_the_best_way_through_other_batches() -> None:
+    limit = limits({(0, 1): [-0.4, -0.4], (1, 2): [-0.2, -0.2], (0, 2): [1.2, 1.2]})
+    assert limit[0, 1] == pytest.approx(-0.4 + LESS)
+    assert limit[0, 2] == limit[2, 0] == limit[1, 2] == pytest.approx(-0.2 + LESS)
+    far = limits({(0, 1): [-0.4, -0.4], (1, 2): [1.2, 1.2], (0, 2): [1.3, 1.3]})
+    assert far[0, 2] == far[1, 2] == pytest.approx(1.2 + MORE)
