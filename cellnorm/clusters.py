@@ -106,7 +106,7 @@ def _alike(far: Tensor) -> Tensor:
 
 
 def _nearness(far: Tensor) -> Tensor:
-    """Pairs count by Welsch's function of their length, 1 in the mean."""
+    """Pairs count by Welsch's function of their length (Holland and Welsch 1977), 1 in the mean."""
     if not len(far):
         return far
     weight = torch.exp(-FALL * (far - far.min()) / far.median().clamp_min(1e-12))
