@@ -31,7 +31,7 @@ K = 15  # neighbours of a cell in its own batch
 # of one batch have 1 and more, and 0.1 to 0.5 where a type has many look-alikes.
 REFUSED = 0.7
 # Where batches lie close, less is needed, where they lie far apart, more: what is usual of two batches, and so much.
-# Usual is the evidence against a third of their anchors or, if it is less, what is usual on a way through other batches.
+# Usual is the evidence against a third of their anchors or, if less, what is usual on a way through other batches.
 # So a third is never refused where there is no better way, or batches that differ much would have no anchors left.
 USUAL, LESS, MORE = 0.35, 0.7, 0.4
 
