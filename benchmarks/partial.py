@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 LEAST_CELLS, MAX_CELLS = 30, 3000
 
 
+def combinations(kind: NDArray[np.str_], batch: NDArray[np.str_]) -> set[tuple[str, str]]:
+    """Which types are in which batches, from those of each cell."""
+    return set(zip(kind.tolist(), batch.tolist(), strict=True))
+
+
 def kept_cells(
     batch: NDArray[np.str_], kind: NDArray[np.str_], chance: float, rng: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -33,8 +38,7 @@ def kept_cells(
     for name in np.unique(batch):
         if (stays & (batch == name)).sum() < LEAST_CELLS:
             stays &= batch != name
-    pairs = np.unique(np.stack([kind[stays], batch[stays]]), axis=1)
-    if len(np.unique(pairs[0])) == pairs.shape[1]:
+    if len(np.unique(kind[stays])) == len(combinations(kind[stays], batch[stays])):
         return np.array([], np.int64)
     return np.sort(rng.permutation(np.flatnonzero(stays))[:MAX_CELLS])
 
@@ -57,7 +61,7 @@ def main() -> None:
         batch, kind = (adata.obs[key].astype(str).to_numpy(str) for key in (args.batch_key, args.label_key))
         for draw in range(args.draws):
             cells = kept_cells(batch, kind, args.chance, np.random.default_rng([draw, *source.stem.encode()]))
-            both = len(np.unique(np.stack([kind[cells], batch[cells]]), axis=1).T)
+            both = len(combinations(kind[cells], batch[cells]))
             shape = f"{len(cells)} cells, {len(np.unique(batch[cells]))} batches, {len(np.unique(kind[cells]))} types"
             print(f"{source.stem}, draw {draw}: {shape}, {both} pairs of these" + ("" if len(cells) else ": left out"))
             if len(cells):

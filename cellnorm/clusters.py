@@ -56,7 +56,7 @@ def mutual(apart: Tensor, parts: list[slice], n_neighbors: int) -> Tensor:
 
 
 def aligned(
-    x: NDArray[np.float32], batch: NDArray[np.int64], n_neighbors: int, *, resistant: bool = False
+    x: NDArray[np.float32], batch: IntArray, n_neighbors: int, *, resistant: bool = False
 ) -> tuple[NDArray[np.float32], Tensor]:
     """Cells less the offset that their batch shares, and their distances.
 
@@ -84,7 +84,7 @@ def aligned(
 
 
 def _settled(
-    x: NDArray[np.float32], apart: Tensor, batch: NDArray[np.int64], n_neighbors: int, weigh: Callable[[Tensor], Tensor]
+    x: NDArray[np.float32], apart: Tensor, batch: IntArray, n_neighbors: int, weigh: Callable[[Tensor], Tensor]
 ) -> tuple[NDArray[np.float32], Tensor]:
     """Match and shift until nothing moves; `apart` tells the first matches, `weigh` pairs by their squared lengths."""
     parts, codes = blocks(batch), torch.from_numpy(batch)

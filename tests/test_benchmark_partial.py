@@ -5,13 +5,11 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import partial
 
 TYPES, BATCHES, EACH = 4, 3, 40
 
