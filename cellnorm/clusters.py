@@ -19,9 +19,9 @@ __all__ = ["aligned", "blocks", "distances", "mutual", "near", "numbered", "own_
 IntArray = NDArray[np.int64]
 RESOLUTION = 0.5  # of Leiden: main types, since fine clusters of one type would count as different
 ROUNDS, STILL = 12, 0.01  # of matching and shifting, until no move is over this share of the cells' spread
+FEWER = 6  # rounds of a resistant offset, from each start: more brought nothing
 # A resistant offset: neighbours among which its pairs are found, and how fast a pair's weight falls with its distance.
 CLOSE, FALL = 3, 4.0
-FAR_FEWER = 0.75  # of the cells that have partners from the other start, below which a start has gone astray
 
 
 def blocks(batch: IntArray) -> list[slice]:
@@ -72,23 +72,29 @@ def aligned(
         For the anchors.
     resistant
         Take the offset of the nearest pairs, found among few neighbours, not of all pairs: types that one batch alone
-        has also find partners, far ones. Which pairs are near depends on where one starts: where the cells lie, unless
-        far more of them have partners from where all pairs would have them.
+        has also find partners, far ones. Which pairs are near depends on where one starts, so that of three starts
+        (where the cells lie, where nearest pairs alone and where all pairs have them) that is taken from which most
+        cells come to have partners.
     """
     if not resistant:
-        return _settled(x, distances(cosine(x)), batch, n_neighbors, _alike)
-    starts = (x, distances(x)), aligned(x, batch, n_neighbors)
-    as_measured, moved = (_settled(*start, batch, CLOSE, _nearness) for start in starts)
-    matched = [float(mutual(apart, blocks(batch), CLOSE).any(1).float().mean()) for _, apart in (as_measured, moved)]
-    return moved if matched[0] < FAR_FEWER * matched[1] else as_measured
+        return _settled(x, distances(cosine(x)), batch, n_neighbors, _alike, ROUNDS)
+    here, parts = (x, distances(x)), blocks(batch)
+    starts = here, _settled(*here, batch, 1, _nearness, FEWER), aligned(x, batch, n_neighbors)
+    ends = [_settled(*start, batch, CLOSE, _nearness, FEWER) for start in starts]
+    return max(ends, key=lambda end: int(mutual(end[1], parts, CLOSE).any(1).sum()))
 
 
 def _settled(
-    x: NDArray[np.float32], apart: Tensor, batch: IntArray, n_neighbors: int, weigh: Callable[[Tensor], Tensor]
+    x: NDArray[np.float32],
+    apart: Tensor,
+    batch: IntArray,
+    n_neighbors: int,
+    weigh: Callable[[Tensor], Tensor],
+    rounds: int,
 ) -> tuple[NDArray[np.float32], Tensor]:
     """Match and shift until nothing moves; `apart` tells the first matches, `weigh` pairs by their squared lengths."""
     parts, codes = blocks(batch), torch.from_numpy(batch)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         left, right = torch.nonzero(torch.triu(mutual(apart, parts, n_neighbors)), as_tuple=True)
         cells = torch.from_numpy(x)
         weight = weigh((cells[left] - cells[right]).square().sum(1))

@@ -92,10 +92,9 @@ def find_counterparts(
     (False, True)
     """
     n_batches = int(batch.max()) + 1
-    per_batch = min(LOOK_ALL // n_batches, LOOK_BATCH)
-    if per_batch < LOOK_LEAST:
+    if LOOK_ALL // n_batches < LOOK_LEAST:
         return Counterparts(batch, np.ones((n_batches, n_batches), bool))
-    cells = sketch(batch, per_batch, rng)
+    cells = sketch(batch, min(_share(np.bincount(batch), LOOK_ALL), LOOK_BATCH), rng)
     cells = cells[np.argsort(batch[cells], kind="stable")]
     near, codes = x[cells], batch[cells]
     parts = blocks(codes)
@@ -105,6 +104,15 @@ def find_counterparts(
     everywhere = _nearest_cluster(x, batch, cells, cluster)
     limit = _limits(evidence[everywhere[anchors.left], everywhere[anchors.right]], batch, anchors)
     return Counterparts(everywhere, evidence <= limit[np.ix_(of_batch, of_batch)])
+
+
+def _share(sizes: IntArray, total: int) -> int:
+    """How many cells of each batch can be looked at, so that what small batches leave goes to large ones."""
+    for i, size in enumerate(np.sort(sizes)):
+        if (share := total // (len(sizes) - i)) < size:
+            return int(share)
+        total -= int(size)
+    return int(sizes.max())
 
 
 def close_partners(apart: Tensor, parts: list[slice], n_neighbors: int) -> Tensor:
