@@ -13,7 +13,8 @@ Each method, set and seed runs in a process of its own, on the CPU, so that time
 are the method's alone, without imports and reading (cellnorm's hold reading, choosing genes and PCA too); "peak" is the
 resident memory of the whole process. Where other work takes the cores, OMP_NUM_THREADS=1 is faster: threads wait for
 one another. Results are written to DIR as they come: run it again after an interruption, and it does what is missing,
-or what has another version now. --again does methods anew, --retry what has failed.
+or what has another version now. --again does methods anew, --retry what has failed. The runs behind the README are kept
+in peers_runs.jsonl beside it: --readme replaces those of them that DIR has anew, and the rest stands.
 """
 
 # Nothing heavy here: a child's peak memory begins with its parent's, so the parent has to stay small.
@@ -40,6 +41,7 @@ Record = dict[str, Any]
 Key = tuple[str, str, int]
 NOT_INSTALLED = "not installed"
 README = Path(__file__).resolve().parent / "README.md"
+PUBLISHED = README.with_name("peers_runs.jsonl")
 
 
 # What runs in processes of its own -------------------------------------------------------------------------------
@@ -163,6 +165,13 @@ def load(results: Path) -> dict[Key, Record]:
     return found
 
 
+def publish(found: dict[Key, Record], published: Path) -> dict[Key, Record]:
+    """All runs behind the README: those that were published before, or in their place what was found."""
+    everything = {**load(published), **found}
+    published.write_text("".join(f"{json.dumps(everything[key])}\n" for key in sorted(everything)))
+    return everything
+
+
 def missing(args: argparse.Namespace, found: dict[Key, Record], name: str) -> Iterator[tuple[str, int]]:
     """Methods and seeds that are still to be run on a set."""
     for method in args.methods:
@@ -247,7 +256,8 @@ def main() -> int:
 
     import peers_table
 
-    records = list(load(args.output / "results.jsonl").values())
+    found = load(args.output / "results.jsonl")
+    records = list((publish(found, PUBLISHED) if args.readme else found).values())
     if not records:
         print("no results yet: --data says where the sets are", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
 from peers_methods import METHODS, Method, UnfitError
 from scipy.stats import t
 
@@ -232,6 +233,26 @@ def test_a_new_run_forgets_the_scores_of_the_old(tmp_path: Path) -> None:
     assert peers.load(results)["tiny", "Harmony", 0]["seconds"] == 1.0
     peers.append(results, record("Harmony", 0, seconds=2.0))
     assert "scores" not in peers.load(results)["tiny", "Harmony", 0]
+
+
+def test_what_was_published_stands_until_it_is_run_anew(tmp_path: Path) -> None:
+    published = tmp_path / "runs.jsonl"
+    old = [record("Harmony", seed, seconds=1.0, scores={"Total": 0.5}) for seed in range(2)]
+    new = record("Harmony", 1, seconds=2.0, failed="stopped")
+    everything = peers.publish({("tiny", "Harmony", r["seed"]): r for r in old}, published)
+    assert list(everything.values()) == old
+    everything = peers.publish({("tiny", "Harmony", 1): new}, published)
+    assert everything == {("tiny", "Harmony", 0): old[0], ("tiny", "Harmony", 1): new}
+    assert peers.load(published) == everything
+
+
+def test_the_table_of_the_readme_is_that_of_the_published_runs() -> None:
+    runs = peers_table.runs_of(peers.load(peers.PUBLISHED).values())
+    shown = pd.read_csv(ROOT / "benchmarks" / "peers.csv")
+    assert_frame_equal(
+        peers_table.means(runs).round(4)[["set", "method", "runs", "Total"]].reset_index(drop=True),
+        shown[["set", "method", "runs", "Total"]],
+    )
 
 
 def test_a_crash_and_a_late_run_are_failures(tmp_path: Path) -> None:
