@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -46,13 +47,21 @@ def near(apart: Tensor, k: int, *, own: bool = False) -> Tensor:
 def mutual(apart: Tensor, parts: list[slice], n_neighbors: int) -> Tensor:
     """Which cells are mutual nearest neighbours of two batches (see `anchors.find_anchors`), boolean, symmetric."""
     found = torch.zeros(apart.shape, dtype=torch.bool)
-    for a in parts:
-        for b in parts:
-            if a != b:
-                square = apart[a, b]
-                k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(square.shape)))))
-                found[a, b].scatter_(1, near(square, k), True)
-    return found & found.T
+    left, right = _partners(apart, parts, n_neighbors)
+    found[left, right] = found[right, left] = True
+    return found
+
+
+def _partners(apart: Tensor, parts: list[slice], n_neighbors: int) -> tuple[Tensor, Tensor]:
+    """The same as pairs, each once and in order: a search for them is most of what an offset costs."""
+    n, found = len(apart), [torch.empty(0, dtype=torch.int64)]
+    for a, b in combinations(parts, 2):
+        k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(a.stop - a.start, b.stop - b.start)))))
+        of_a = torch.arange(a.start, a.stop)[:, None] * n + near(apart[a, b], k) + b.start
+        of_b = (near(apart[b, a], k) + a.start) * n + torch.arange(b.start, b.stop)[:, None]
+        found.append(of_a[torch.isin(of_a, of_b)])
+    places = torch.cat(found).sort().values
+    return places // n, places % n
 
 
 def aligned(
@@ -95,7 +104,7 @@ def _settled(
     """Match and shift until nothing moves; `apart` tells the first matches, `weigh` pairs by their squared lengths."""
     parts, codes = blocks(batch), torch.from_numpy(batch)
     for _ in range(rounds):
-        left, right = torch.nonzero(torch.triu(mutual(apart, parts, n_neighbors)), as_tuple=True)
+        left, right = _partners(apart, parts, n_neighbors)
         cells = torch.from_numpy(x)
         weight = weigh((cells[left] - cells[right]).square().sum(1))
         shift = matched_shift(cells, codes, Pairs(left, right, weight), len(parts)).numpy()
