@@ -257,11 +257,12 @@ def main() -> int:
     import peers_table
 
     found = load(args.output / "results.jsonl")
-    records = list((publish(found, PUBLISHED) if args.readme else found).values())
-    if not records:
+    if args.readme:
+        found = publish(found, PUBLISHED)
+    if not found:
         print("no results yet: --data says where the sets are", file=sys.stderr)
         return 1
-    runs = peers_table.runs_of(records)
+    runs = peers_table.runs_of(found.values())
     print(peers_table.text(runs))
     peers_table.means(runs).to_csv(args.output / "table.csv", index=False, float_format="%.4f")
     if args.figures or args.readme:

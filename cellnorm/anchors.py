@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cellnorm import devices
 
-__all__ = ["Anchors", "cosine", "different", "find_anchors", "level_anchors", "sketch", "within_batch_distance"]
+__all__ = ["Anchors", "cosine", "different", "find_anchors", "level_anchors", "n_near", "sketch"]
+__all__ += ["within_batch_distance"]
 
 IntArray = NDArray[np.int64]
 # Positions of mutual nearest neighbours in two batches, from the numbers of the batches and that of neighbours.
@@ -73,6 +74,11 @@ def cosine(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(x / np.where(length > 0, length, 1), np.float32)
 
 
+def n_near(n_neighbors: int, size_a: int, size_b: int) -> int:
+    """How many cells count as near between two batches of these sizes."""
+    return max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(size_a, size_b)))))
+
+
 def find_anchors(
     x: NDArray[np.float32], batch: IntArray, n_neighbors: int, device: str | torch.device = "cpu"
 ) -> Anchors:
@@ -108,8 +114,7 @@ def find_anchors(
     mutual = _by_products(parts, torch.device(device)) if by_products else _by_index(parts)
     left, right = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for a, b in combinations(range(len(cells)), 2):
-        k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(len(cells[a]), len(cells[b]))))))
-        of_a, of_b = mutual(a, b, k)
+        of_a, of_b = mutual(a, b, n_near(n_neighbors, len(cells[a]), len(cells[b])))
         left.append(cells[a][of_a])
         right.append(cells[b][of_b])
     return Anchors(np.concatenate(left), np.concatenate(right))

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellnorm.anchors import LARGEST_SHARE, cosine
+from cellnorm.anchors import cosine, n_near
 from cellnorm.layers import Pairs, matched_shift
 from cellnorm.metrics.graph import connectivities, leiden
 from cellnorm.metrics.neighbors import Neighbors
@@ -56,7 +56,7 @@ def _partners(apart: Tensor, parts: list[slice], n_neighbors: int) -> tuple[Tens
     """The same as pairs, each once and in order: a search for them is most of what an offset costs."""
     n, found = len(apart), [torch.empty(0, dtype=torch.int64)]
     for a, b in combinations(parts, 2):
-        k = max(1, min(n_neighbors, int(np.ceil(LARGEST_SHARE * min(a.stop - a.start, b.stop - b.start)))))
+        k = n_near(n_neighbors, a.stop - a.start, b.stop - b.start)
         of_a = torch.arange(a.start, a.stop)[:, None] * n + near(apart[a, b], k) + b.start
         of_b = (near(apart[b, a], k) + a.start) * n + torch.arange(b.start, b.stop)[:, None]
         found.append(of_a[torch.isin(of_a, of_b)])
@@ -90,7 +90,7 @@ def aligned(
     here, parts = (x, distances(x)), blocks(batch)
     starts = here, _settled(*here, batch, 1, _nearness, FEWER), aligned(x, batch, n_neighbors)
     ends = [_settled(*start, batch, CLOSE, _nearness, FEWER) for start in starts]
-    return max(ends, key=lambda end: int(mutual(end[1], parts, CLOSE).any(1).sum()))
+    return max(ends, key=lambda end: len(np.unique(torch.cat(_partners(end[1], parts, CLOSE)).numpy())))
 
 
 def _settled(

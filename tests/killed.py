@@ -3,8 +3,8 @@
     python killed.py FOLDER MOMENT...
 
 FOLDER holds in.h5ad. The command first runs undisturbed into FOLDER/whole; then, for each MOMENT, a share of the time
-that this took, into a folder of its own: killed at that moment, and started again until it is done. What was seen is
-printed as JSON, a list with an entry for each moment.
+that this took, into a folder of its own: killed at that moment, or earlier if it was done before, and started again
+until it is done. What was seen is printed as JSON, a list with an entry for each moment.
 """
 
 import json
@@ -62,7 +62,6 @@ def stages(folder: Path) -> dict[str, int]:
 
 def trial(folder: Path, wait: float) -> dict[str, object]:
     """Kill a run after some seconds, and start it again until it is done."""
-    killed = False
     for _ in range(TRIES):
         pid = start(folder)
         time.sleep(wait)
