@@ -189,6 +189,8 @@ def generated(runs: pd.DataFrame) -> str:
     table = means(runs)
     common = in_common(table)
     compared = list(common["set"].unique())
+    few = sorted(set(table.dropna(subset="Total")["method"]) - set(common["method"]))
+    without = f", without {', '.join(few)}, which did less than half of the sets" if few else ""
     said = [f"- {line}" for line in failures(table)] + [f"- {m}: left out, {why}" for m, why in LEFT_OUT.items()]
     dates, seeds = sorted(set(runs["date"].dropna())), int(runs["seed"].max()) + 1
     cores, python = (" or ".join(sorted({str(v) for v in runs[of].dropna()})) for of in ("cores", "python"))
@@ -199,8 +201,8 @@ def generated(runs: pd.DataFrame) -> str:
         "Over the sets that a method did, with cellnorm's total over the same sets (seconds: median, most; MB: most):",
         overall_table(runs),
         f"![Mean total against seconds, on {len(compared)} sets](peers_speed.png)",
-        f"Every metric, means over the {len(compared)} sets that all methods did ({', '.join(compared)}), without "
-        "those that did less than half of the sets; for each set: [peers.csv](peers.csv).",
+        f"Every metric, means over the {len(compared)} sets that all methods did ({', '.join(compared)}){without}; "
+        "for each set: [peers.csv](peers.csv).",
         metrics_table(common),
         "Continuous truth: Spearman correlation of distances in the embedding with those of the designed proportions.",
         truth_table(table),

@@ -324,14 +324,18 @@ def test_a_failure_helps_nobody() -> None:
 
 
 def test_a_method_with_few_sets_does_not_say_which_are_compared() -> None:
+    told = {"date": "2026-01-01", "cores": 2, "python": "3.12", "peak": 1e9, "seconds": 1.0}
     rows = [
-        record(method, 0, of=of, scores={"Total": 0.5}, seconds=1.0, peak=1e9)
+        record(method, 0, of=of, scores={"Total": 0.5}, **told)
         for method, sets in {"cellnorm": "abc", "Harmony": "ab", "SCALEX": "a"}.items()
         for of in sets
     ]
-    found = peers_table.in_common(peers_table.means(peers_table.runs_of(rows)))
+    runs = peers_table.runs_of(rows)
+    found = peers_table.in_common(peers_table.means(runs))
     assert set(found["set"]) == set("ab")
     assert set(found["method"]) == {"cellnorm", "Harmony"}
+    assert "(a, b), without SCALEX, which did" in peers_table.generated(runs)
+    assert "(a, b, c); for each" in peers_table.generated(runs[runs["method"] == "cellnorm"])
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
