@@ -84,13 +84,12 @@ def match_genes(
     ([2, 0], 1.0)
     """
     names = _clean(wanted)
-    shares = np.ones(len(names)) if weight is None else np.asarray(weight, np.float64)
-    shares = shares / max(float(shares.sum()), np.finfo(float).tiny)
+    weights = np.ones(len(names)) if weight is None else np.asarray(weight, np.float64)
     namings = {"": _clean(found), **{what: _clean(column) for what, column in (others or {}).items()}}
     tried = {what: _matched(names, there) for what, there in namings.items()}
     best = max(tried, key=lambda what: int((tried[what][0] >= 0).sum()))  # the first of equals: the names themselves
     positions, notes = tried[best]
-    share = float(shares[positions >= 0].sum())
+    share = float(weights[positions >= 0].sum() / max(weights.sum(), np.finfo(float).tiny))  # all of them: 1 to the bit
     if share < MIN_SHARE:
         n_found = int((positions >= 0).sum())
         raise DataError(
