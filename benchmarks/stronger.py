@@ -57,9 +57,10 @@ def main() -> None:
     for source in sorted(args.data.glob("*.h5ad")):
         if args.sets and source.stem not in args.sets:
             continue
+        adata = ad.read_h5ad(source)
         for spread in args.spread:
             rng = np.random.default_rng([round(100 * spread), *source.stem.encode()])
-            found = changed_set(ad.read_h5ad(source), args.batch_key, spread, rng)
+            found = changed_set(adata, args.batch_key, spread, rng)
             said = "left out, it holds no counts" if found is None else f"{found.n_obs} cells, {found.n_vars} genes"
             print(f"{source.stem}, spread {spread}: {said}")
             if found is not None:

@@ -1,6 +1,7 @@
 """Run the command line inside the tests' own process, and see what it changed on the disk."""
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from cellnorm.estimator import CellNorm
 
 # Before click 8.2 the two streams come apart only on request.
 SEPARATE: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+
+# For scripts that fork: Python 3.12 and newer say on stderr that forking beside threads is a risk.
+FORKING_PYTHON = [sys.executable, "-W", "ignore:This process:DeprecationWarning"]
 
 
 def run(*args: object) -> Result:

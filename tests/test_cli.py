@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner, Result
-from command import correct, few_steps, folder_content, h5_content
+from command import FORKING_PYTHON, correct, few_steps, folder_content, h5_content
 
 import cellnorm as cn
 from cellnorm.cli import main
@@ -561,8 +561,7 @@ while killed < 8:
 @pytest.mark.usefixtures("few_steps")
 def test_killed_at_random_moments_the_result_is_complete_or_absent(source: Path) -> None:
     output, before = source.with_name("in.cellnorm.h5ad"), source.read_bytes()
-    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # newer Pythons say that forking beside threads is a risk
-    command = [sys.executable, *quiet, "-c", KILLED, source, output]
+    command = [*FORKING_PYTHON, "-c", KILLED, source, output]
     statuses = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stderr.split()
     assert statuses[0] == "0"
     assert set(statuses) == {"0", "-9"}  # whole at first, and where the moment came too late

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
-from command import folder_content, h5_content
+from command import FORKING_PYTHON, folder_content, h5_content
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -514,9 +514,8 @@ def test_killed_at_any_moment_the_result_is_complete_or_absent(
     start, target = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
     before = h5_content(source), folder_content(store)
     moments = [f"{random.Random(kind + str(i)).uniform(0, 0.4):.4f}" for i in range(8)]
-    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # newer Pythons say that forking beside threads is a risk
     ran = subprocess.run(
-        [sys.executable, *quiet, "-c", KILLED, start, target, *STEPS, *moments],
+        [*FORKING_PYTHON, "-c", KILLED, start, target, *STEPS, *moments],
         capture_output=True,
         text=True,
         check=False,
