@@ -10,7 +10,7 @@ Each type counts alike, whatever its number of cells; types of one batch alone h
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -77,17 +77,35 @@ def answers(output: Path, name: str, method: str) -> Iterator[NDArray[np.float32
             yield np.asarray(found.obsm["Z"], np.float32)
 
 
-def measured(source: Path, output: Path, batch_key: str, label_key: str) -> dict[str, tuple[float, float]]:
-    """Both shares of each method that did a set, means over its seeds."""
-    obs = ad.read_h5ad(source, backed="r").obs
-    batch, label = (obs[key].astype(str).to_numpy(str) for key in (batch_key, label_key))
+def of_methods(
+    output: Path, name: str, scores: Callable[[NDArray[np.float32]], tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Two scores, among the own batch and among others, of each method that did a set: means over its seeds."""
     found = {}
     for method in METHODS:
-        of_seeds = [shares(Z, batch, label) for Z in answers(output, source.stem, method)]
+        of_seeds = [scores(Z) for Z in answers(output, name, method)]
         if of_seeds:
             own, others = np.mean(of_seeds, axis=0)
             found[method] = float(own), float(others)
     return found
+
+
+def measured(source: Path, output: Path, batch_key: str, label_key: str) -> dict[str, tuple[float, float]]:
+    """Both shares of each method that did a set."""
+    obs = ad.read_h5ad(source, backed="r").obs
+    batch, label = (obs[key].astype(str).to_numpy(str) for key in (batch_key, label_key))
+    return of_methods(output, source.stem, lambda Z: shares(Z, batch, label))
+
+
+def show(found: dict[str, dict[str, tuple[float, float]]], output: Path) -> None:
+    """Print a table of each score, sets by methods that did all of them."""
+    methods = [m for m in METHODS if found and all(m in of_set for of_set in found.values())]
+    if not methods:
+        raise SystemExit(f"no method in {output} did all sets")
+    for which, title in enumerate(("own batch", "other batches")):
+        table = np.array([[of_set[m][which] for m in methods] for of_set in found.values()])
+        rows = [[name, *map(number, row)] for name, row in zip([*found, "mean"], [*table, table.mean(0)], strict=True)]
+        print(markdown([title, *methods], rows), end="\n\n", flush=True)
 
 
 def main() -> None:
@@ -99,14 +117,7 @@ def main() -> None:
     parser.add_argument("--label-key", default="cell_type")
     args = parser.parse_args()
     sources = [s for s in sorted(args.data.glob("*.h5ad")) if not args.sets or s.stem in args.sets]
-    found = {s.stem: measured(s, args.output, args.batch_key, args.label_key) for s in sources}
-    methods = [m for m in METHODS if found and all(m in of_set for of_set in found.values())]
-    if not methods:
-        raise SystemExit(f"no method in {args.output} did all sets of {args.data}")
-    for which, title in enumerate(("own batch", "other batches")):
-        table = np.array([[of_set[m][which] for m in methods] for of_set in found.values()])
-        rows = [[name, *map(number, row)] for name, row in zip([*found, "mean"], [*table, table.mean(0)], strict=True)]
-        print(markdown([title, *methods], rows), end="\n\n", flush=True)
+    show({s.stem: measured(s, args.output, args.batch_key, args.label_key) for s in sources}, args.output)
 
 
 if __name__ == "__main__":

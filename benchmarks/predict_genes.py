@@ -18,11 +18,9 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from neighbors import N_NEIGHBORS, answers
+from neighbors import N_NEIGHBORS, of_methods, show
 from numpy.typing import NDArray
-from peers_methods import METHODS
 from peers_scores import prepared
-from peers_table import markdown, number
 from sklearn.neighbors import NearestNeighbors
 
 LEAST_CELLS = 2 * N_NEIGHBORS
@@ -78,15 +76,9 @@ def from_nearest(Z: NDArray[np.float32], values: NDArray[np.float32], batch: NDA
 
 
 def measured(source: Path, hidden: Path, output: Path, batch_key: str) -> dict[str, tuple[float, float]]:
-    """Both correlations of each method that did a set, means over its seeds."""
+    """Both correlations of each method that did a set."""
     values, batch = hidden_values(source, hidden / source.name, batch_key)
-    found = {}
-    for method in METHODS:
-        of_seeds = [from_nearest(Z, values, batch) for Z in answers(output, source.stem, method)]
-        if of_seeds:
-            own, others = np.mean(of_seeds, axis=0)
-            found[method] = float(own), float(others)
-    return found
+    return of_methods(output, source.stem, lambda Z: from_nearest(Z, values, batch))
 
 
 def main() -> None:
@@ -98,14 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     sources = [s for s in sorted(args.data.glob("*.h5ad")) if (args.hidden / s.name).exists()]
-    found = {s.stem: measured(s, args.hidden, args.output, args.batch_key) for s in sources}
-    methods = [m for m in METHODS if found and all(m in of_set for of_set in found.values())]
-    if not methods:
-        raise SystemExit(f"no method in {args.output} did all sets of {args.hidden}")
-    for which, title in enumerate(("own batch", "other batches")):
-        table = np.array([[of_set[m][which] for m in methods] for of_set in found.values()])
-        rows = [[name, *map(number, row)] for name, row in zip([*found, "mean"], [*table, table.mean(0)], strict=True)]
-        print(markdown([title, *methods], rows), end="\n\n", flush=True)
+    show({s.stem: measured(s, args.hidden, args.output, args.batch_key) for s in sources}, args.output)
 
 
 if __name__ == "__main__":
