@@ -14,6 +14,7 @@ from cellnorm.sampling import shares
 
 Cells = NDArray[np.float32]
 Codes = NDArray[np.int64]
+START_RIDGE = 1e-3  # of the variance of a hidden unit
 
 
 # In place of MatchedBatchNorm ------------------------------------------------------------------------------------
@@ -68,16 +69,34 @@ class BatchwiseNorm(MatchedBatchNorm):
 # In place of other pieces ----------------------------------------------------------------------------------------
 
 
-class NoSkip(Autoencoder):
+class PlainEncoder(Autoencoder):
+    """z = g(u), x = z + h(z, batch) + shift. The encoder starts near the identity: see `start`.
+
+    So an embedding has the coordinates of the components, as with the skip connection, but passes nothing by itself.
+    """
+
+    def encode(self, x: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
+        return super().encode(x, batch, pairs) - resize(self.aligned(x, batch), self.config.n_latent)
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Set the encoder's last layer to the least squares of features on its hidden units, each standardised."""
+        hidden = functional.relu(functional.batch_norm(self.encoder.expand(x), None, None, training=True)).double()
+        told = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
+        ridge = START_RIDGE * len(told) * torch.eye(told.shape[1], dtype=told.dtype)
+        goal = resize(x, self.config.n_latent).double()
+        found = torch.linalg.solve(told.T @ told + ridge, told.T @ goal).float()
+        self.encoder.reduce.weight.copy_(found[:-1].T)
+        self.encoder.reduce.bias.copy_(found[-1])
+
+
+class NoSkip(PlainEncoder):
     """z = g(u) and x = h(z, batch) + shift: the blocks alone, whose last layers start as linear layers do."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
         for block in (self.encoder, self.decoder):
             block.reduce.reset_parameters()
-
-    def encode(self, x: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
-        return super().encode(x, batch, pairs) - resize(self.aligned(x, batch), self.config.n_latent)
 
     def decode(self, z: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
         return super().decode(z, batch, pairs) - resize(z, self.config.n_features)
