@@ -7,14 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellnorm.anchors import Anchors
-from cellnorm.autoencoder import Autoencoder, AutoencoderConfig, resize
+from cellnorm.autoencoder import Autoencoder, resize
 from cellnorm.clusters import blocks, distances, mutual
 from cellnorm.layers import MatchedBatchNorm, Pairs
 from cellnorm.sampling import shares
 
 Cells = NDArray[np.float32]
 Codes = NDArray[np.int64]
-START_RIDGE = 1e-3  # of the variance of a hidden unit
 
 
 # In place of MatchedBatchNorm ------------------------------------------------------------------------------------
@@ -53,6 +52,10 @@ class BatchwiseNorm(MatchedBatchNorm):
         shift, spread = self._measured(x, batch) if self.training else (self.shift, self.spread)
         return (x - shift[batch]) / spread[batch] * self.gamma + self.beta
 
+    def start(self, x: Tensor) -> None:
+        self.shift.copy_(x.mean(0).expand_as(self.shift))
+        self.spread.copy_((x.var(0, correction=0) + self.eps).sqrt().expand_as(self.spread))
+
     def _measured(self, x: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
         here = functional.one_hot(batch, self.n_batches).to(x.dtype).T
         count = here.sum(1, keepdim=True)
@@ -69,32 +72,20 @@ class BatchwiseNorm(MatchedBatchNorm):
 # In place of other pieces ----------------------------------------------------------------------------------------
 
 
-class PlainEncoder(Autoencoder):
-    """z = g(u), x = z + h(z, batch) + shift. The encoder starts near the identity: see `start`.
+class SkipEncoder(Autoencoder):
+    """z = u + g(u): the encoder has a skip connection, too, and starts as the identity."""
 
-    So an embedding has the coordinates of the components, as with the skip connection, but passes nothing by itself.
-    """
+    def start(self, x: Tensor, batch: Tensor) -> None:
+        pass
 
     def encode(self, x: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
-        return super().encode(x, batch, pairs) - resize(self.aligned(x, batch), self.config.n_latent)
-
-    @torch.no_grad()
-    def start(self, x: Tensor) -> None:
-        """Set the encoder's last layer to the least squares of features on its hidden units, each standardised."""
-        hidden = functional.relu(functional.batch_norm(self.encoder.expand(x), None, None, training=True)).double()
-        told = torch.cat([hidden, torch.ones_like(hidden[:, :1])], dim=1)
-        ridge = START_RIDGE * len(told) * torch.eye(told.shape[1], dtype=told.dtype)
-        goal = resize(x, self.config.n_latent).double()
-        found = torch.linalg.solve(told.T @ told + ridge, told.T @ goal).float()
-        self.encoder.reduce.weight.copy_(found[:-1].T)
-        self.encoder.reduce.bias.copy_(found[-1])
+        return resize(self.aligned(x, batch), self.config.n_latent) + super().encode(x, batch, pairs)
 
 
-class NoSkip(PlainEncoder):
-    """z = g(u) and x = h(z, batch) + shift: the blocks alone, whose last layers start as linear layers do."""
+class NoSkip(Autoencoder):
+    """x = h(z, batch) + shift: no skip connection, and both blocks' last layers start as linear layers do."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
-        super().__init__(config)
+    def start(self, x: Tensor, batch: Tensor) -> None:
         for block in (self.encoder, self.decoder):
             block.reduce.reset_parameters()
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ablation_pieces import (
     BatchwiseNorm,
     Cells,
@@ -20,8 +19,8 @@ from ablation_pieces import (
     LayerNorm,
     NoNorm,
     NoSkip,
-    PlainEncoder,
     SharedNorm,
+    SkipEncoder,
     drawn,
     found_among,
     found_in_draws,
@@ -105,19 +104,6 @@ def no_refresh() -> Iterator[None]:
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """The encoder has no skip connection, and starts as near to one as its hidden units allow."""
-    train = piece(fitting, "train")
-
-    def started(net: PlainEncoder, x: Cells, *given: Any, **named: Any) -> Any:
-        net.start(torch.from_numpy(x))
-        return train(net, x, *given, **named)
-
-    with replaced(fitting, "Autoencoder", PlainEncoder), replaced(fitting, "train", started):
-        yield
-
-
-@contextmanager
 def inside() -> Iterator[None]:
     """Every minibatch looks for its pairs among random cells: by angle on the components, from half time on embedded.
 
@@ -186,8 +172,8 @@ VARIANTS: dict[str, Variant] = {
     "no-kinship": Variant("no kinship", swap(losses, "kinship", no_kinship)),
     "no-reconstruction": Variant("no reconstruction", swap(losses, "reconstruction", no_reconstruction)),
     "no-geometry": Variant("no geometry", params={"geometry": 0.0}),
-    "no-skip": Variant("no skip connections", swap(fitting, "Autoencoder", NoSkip)),
-    "plain": Variant("no skip connection in the encoder, started by least squares", plain),
+    "skip": Variant("a skip connection in the encoder, too", swap(fitting, "Autoencoder", SkipEncoder)),
+    "no-skip": Variant("no skip connection, any start", swap(fitting, "Autoencoder", NoSkip)),
     "no-refresh": Variant("no refresh of anchors", no_refresh),
     "no-refusal": Variant("no refusal of anchors", no_refusal),
     "no-offsets": Variant("no offsets by kind", no_offsets),

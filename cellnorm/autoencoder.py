@@ -1,4 +1,4 @@
-"""The autoencoder: a residual network on principal components that starts as the identity."""
+"""The autoencoder: a network on principal components whose encoder starts as near to the identity as it can."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +20,8 @@ __all__ = ["Autoencoder", "AutoencoderConfig"]
 
 # A kind that a batch has none of still has this share of it, so that no cell is without a kind.
 LEAST_SHARE = 1e-6
-INVERSE_ROUNDS = 15  # in which the way back through the final frame settles
+START_RIDGE = 1e-3  # for each cell; a hidden unit has a variance of 1 before the ReLU
+INVERSE_ROUNDS = 15  # in which the ways back settle
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class AutoencoderConfig:
 
 
 class Block(nn.Module):
-    """Linear, norm, ReLU, dropout, linear; the last layer starts at zero, so that a skip connection is the identity.
+    """Linear, norm, ReLU, dropout, linear; the last layer starts at zero.
 
     The first linear layer has no bias: the norm that follows would cancel it.
     """
@@ -60,6 +62,21 @@ class Block(nn.Module):
         """Map features, shape (n_cells, n_in), to (n_cells, n_out)."""
         return self.finish(self.norm(self.expand(x), batch, pairs))
 
+    @torch.no_grad()
+    def start(self, x: Tensor, batch: Tensor, goal: Tensor) -> None:
+        """Start the norm at the statistics of all cells, and the last layer where the block comes nearest to a goal.
+
+        It is the ridge solution for the goal, shape (n_cells, n_out), from the hidden units of features `x`, shape
+        (n_cells, n_in). The block is left in evaluation mode.
+        """
+        self.eval()
+        h = self.expand(x)
+        self.norm.start(h)
+        hidden, wanted = functional.relu(self.norm(h, batch)).cpu().double().numpy(), goal.cpu().double().numpy()
+        found = Ridge(START_RIDGE * len(x)).fit(hidden, wanted)
+        self.reduce.weight.copy_(torch.from_numpy(found.coef_))
+        self.reduce.bias.copy_(torch.from_numpy(found.intercept_))
+
     def finish(self, h: Tensor) -> Tensor:
         """What follows the norm, shape (n_cells, n_out)."""
         out: Tensor = self.reduce(self.dropout(functional.relu(h)))
@@ -67,10 +84,10 @@ class Block(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder z = u + g(u), decoder x = z + h(z, batch) + shift; u is the input less the matched shift of its batch.
+    """Encoder z = g(u), decoder x = z + h(z, batch) + shift; u is the input less the matched shift of its batch.
 
-    The skip connections (He et al. 2016) keep the geometry of the principal components unless the anchors ask for a
-    change: with its last layers at zero the network is the input less the shift of each batch.
+    The skip connection of the decoder (He et al. 2016) keeps the embedding in the coordinates of the components, in
+    which the encoder starts, see `start`. It has none itself: what tells no cell from another by its kind would pass.
 
     Parameters
     ----------
@@ -84,8 +101,9 @@ class Autoencoder(nn.Module):
     >>> config = AutoencoderConfig(n_features=10, n_batches=2, n_latent=4, n_hidden=8, n_kinds=2, dropout=0.1)
     >>> net = Autoencoder(config).eval()
     >>> x, batch = torch.randn(6, 10), torch.arange(6) % 2
-    >>> bool((net.encode(x, batch) == x[:, :4]).all())
-    True
+    >>> net.start(x, batch)
+    >>> net.encode(x, batch).shape
+    torch.Size([6, 4])
     """
 
     design: Tensor
@@ -128,9 +146,13 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Embedding of cells, shape (n_cells, n_latent), from features (n_cells, n_features)."""
-        u = self.aligned(x, batch)
-        out: Tensor = resize(u, self.config.n_latent) + self.encoder(u, batch, pairs)
+        out: Tensor = self.encoder(self.aligned(x, batch), batch, pairs)
         return out
+
+    def start(self, x: Tensor, batch: Tensor) -> None:
+        """Start the encoder where its output is as near to the first features, aligned, as its hidden units allow."""
+        u = self.aligned(x, batch)
+        self.encoder.start(u, batch, resize(u, self.config.n_latent))
 
     def set_kinds(self, kinds: Kinds) -> None:
         """Set the kinds of cells and the offset of each batch in each, which the final frame takes away."""
@@ -172,19 +194,26 @@ class Autoencoder(nn.Module):
         level = self.shares.clamp_min(LEAST_SHARE).log() - centres.square().sum(-1) / (2 * self.variance)
         return torch.softmax(level[batch] + with_rows(z, centres, batch) / self.variance, dim=1)
 
-    def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
-        """The encoding in the given batches that belongs to an embedding.
+    def restored(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Features in the given batches of cells embedded at the network's strength, shape (n_cells, n_features).
 
-        Below full strength a part of the embedding is the features themselves, for which the decoder stands: that
-        encoding is found which would be embedded there, by Newton's steps with the slope of the linear part.
+        At full strength these are the decoder's. Below, a part of the embedding is the features themselves: they are
+        found which would be embedded there, exactly but for features beyond n_latent, for which the decoder stands.
         """
-        if self.strength != 1:
-            slope = (1 - self.strength) * torch.eye(len(self.axes)).to(self.axes) + self.strength * self.axes
-            inverse = torch.linalg.inv(slope)
-            found: Tensor = z @ inverse
-            for _ in range(INVERSE_ROUNDS):
-                found = found + (z - self.mixed(self.decode(found, batch), self.place(found, batch))) @ inverse
-            return found
+        x = self.decode(self.unembed(z, batch), batch)
+        if self.strength == 1:
+            return x
+        width = min(self.config.n_latent, self.config.n_features)
+        first = (1 - self.strength) * z[:, :width] + self.strength * x[:, :width]
+        for _ in range(INVERSE_ROUNDS):
+            x = torch.cat([first, x[:, width:]], dim=1)
+            encoded = self.encode(x, batch)
+            first = first + (z - self.mixed(x, self.place(encoded, batch)))[:, :width]
+            x = self.decode(encoded, batch)
+        return torch.cat([first, x[:, width:]], dim=1)
+
+    def unembed(self, z: Tensor, batch: Tensor) -> Tensor:
+        """The encoding in the given batches that belongs to an embedding at full strength: `place` undone."""
         placed = z @ self.axes_inverse
         z = placed
         for _ in range(INVERSE_ROUNDS):
@@ -214,7 +243,7 @@ class Autoencoder(nn.Module):
         u = u - matched_shift(u, part, pairs, int(part.max()) + 1)[part]
         h = self.encoder.expand(u)
         h = self.encoder.norm.forward_parts(h, batch, part, pairs)
-        return resize(u, self.config.n_latent) + self.encoder.finish(h)
+        return self.encoder.finish(h)
 
     def decode(self, z: Tensor, batch: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Features of an embedding as the given batches would show them, shape (n_cells, n_features)."""

@@ -24,7 +24,7 @@ __all__ = ["CellNorm"]
 class CellNorm(BaseEstimator):
     """Embed cells of several batches in one frame.
 
-    Principal components, mutual nearest neighbours between batches, and a residual autoencoder with matched batch
+    Principal components, mutual nearest neighbours between batches, and an autoencoder with matched batch
     normalisation trained on minibatches of matched cells.
 
     Parameters

@@ -184,6 +184,14 @@ class MatchedBatchNorm(nn.Module):
         x = (x - (mean + shift)[batch]) / (spread * (var + self.eps).sqrt())[batch]
         return x if self.gamma is None or self.beta is None else x * self.gamma + self.beta
 
+    def start(self, x: Tensor) -> None:
+        """Start the running averages that all batches share at mean and variance of cells, shape (n_cells, n_features).
+
+        Those of the batches start at none.
+        """
+        self.mean.copy_(x.mean(0))
+        self.var.copy_(x.var(0, correction=0))
+
     def forward_parts(self, x: Tensor, batch: Tensor, part: Tensor, pairs: Pairs) -> Tensor:
         """Normalise features of batches that are split further: each part gets an offset and a spread from the pairs.
 

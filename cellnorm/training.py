@@ -113,6 +113,7 @@ def train(
     levels, codes = net.levels(), level_codes(net.design.cpu().numpy())[batch]
     pairs = all_pairs(anchors, device)._replace(levels=levels)
     net.shift.copy_(matched_shift(data, labels, pairs, net.config.n_batches))
+    net.start(data, labels)
     optimizer = AdamW(net, config.weight_decay)
     terms = torch.zeros(config.n_steps, len(TERMS), device=device)
     found = [len(anchors)]
@@ -175,7 +176,7 @@ def at_full_strength(net: Autoencoder, z: NDArray[np.float32], batch: NDArray[np
     """Where cells embedded at the network's strength would be at full strength, in chunks; as they are if it is 1."""
     if net.strength == 1:
         return z
-    return _apply(net, lambda z, b: net.place(net.unembed(z, b), b), z, batch, net.config.n_latent)
+    return _apply(net, lambda z, b: net.embed(net.restored(z, b), b, 1.0), z, batch, net.config.n_latent)
 
 
 def decode(
@@ -185,8 +186,11 @@ def decode(
 
     `evenly`: with the mean offset of each batch, whatever the kind of a cell, and `z` at full strength.
     """
-    back = net.unembed_evenly if evenly else net.unembed
-    return _apply(net, lambda z, b: net.decode(back(z, b), b), z, batch, net.config.n_features)
+
+    def evenly_decoded(z: Tensor, batch: Tensor) -> Tensor:
+        return net.decode(net.unembed_evenly(z, batch), batch)
+
+    return _apply(net, evenly_decoded if evenly else net.restored, z, batch, net.config.n_features)
 
 
 def _apply(

@@ -96,7 +96,7 @@ def test_the_search_and_the_network_are_as_they_were_after_a_variant(row: str) -
     with VARIANTS[row].change():
         changed = [getattr(where, name) for where, name in named] != before
     assert [getattr(where, name) for where, name in named] == before
-    assert changed or row not in {*NORMS, "no-skip", "plain", "no-refresh", "inside"}
+    assert changed or row not in {*NORMS, "skip", "no-skip", "no-refresh", "inside"}
 
 
 def test_rows_are_variants_joined() -> None:
@@ -126,25 +126,34 @@ def test_without_skip_connections_the_blocks_stand_alone_and_do_not_start_at_zer
     config = autoencoder.AutoencoderConfig(5, 2, 3, 8, 2, 0.0)
     net = pieces.NoSkip(config).eval()
     x, batch = torch.randn(7, 5), torch.arange(7) % 2
+    net.start(x, batch)
     torch.testing.assert_close(net.encode(x, batch), net.encoder(x, batch, None))
     assert bool((net.encode(x, batch) != 0).all())
     told = torch.cat([x[:, :3], torch.eye(2)[batch]], dim=1)
     torch.testing.assert_close(net.decode(x[:, :3], batch), net.decoder(told, batch, None))
 
 
-def test_a_plain_encoder_starts_near_the_components_and_passes_nothing_by_itself() -> None:
+def test_with_a_skip_connection_in_the_encoder_it_starts_as_the_identity() -> None:
+    net = pieces.SkipEncoder(autoencoder.AutoencoderConfig(5, 2, 3, 8, 2, 0.0)).eval()
+    x, batch = torch.randn(7, 5), torch.arange(7) % 2
+    net.shift[1] = 3.0
+    net.start(x, batch)
+    torch.testing.assert_close(net.encode(x, batch), (x - 3 * batch[:, None])[:, :3])
+    torch.nn.init.normal_(net.encoder.reduce.weight)
+    moved = net.encode(x, batch) - (x - 3 * batch[:, None])[:, :3]
+    torch.testing.assert_close(moved, net.encoder(x - 3 * batch[:, None], batch, None))
+
+
+@pytest.mark.parametrize("name", ["full", *NORMS])
+def test_with_every_norm_the_encoder_starts_near_the_components(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name != "full":
+        monkeypatch.setattr(autoencoder, "MatchedBatchNorm", NORMS[name])
     torch.manual_seed(0)
-    net = pieces.PlainEncoder(autoencoder.AutoencoderConfig(5, 2, 3, 64, 2, 0.0)).eval()
-    x, batch = torch.randn(2000, 5) * torch.tensor([5.0, 3, 1, 1, 1]), torch.arange(2000) % 2
-    assert not net.encode(x, batch).any()  # its last layer is zero before the start
-    net.start(x)
-    hidden = net.encoder.expand(x)
-    net.encoder.norm.mean.copy_(hidden.mean(0))
-    net.encoder.norm.var.copy_(hidden.var(0))
-    missed = (net.encode(x, batch) - x[:, :3]).square().sum() / x[:, :3].square().sum()
+    net = autoencoder.Autoencoder(autoencoder.AutoencoderConfig(5, 2, 3, 64, 2, 0.0))
+    x, batch = 4 + torch.randn(2000, 5) * torch.tensor([5.0, 3, 1, 1, 1]), torch.arange(2000) % 2
+    net.start(x, batch)
+    missed = (net.encode(x, batch) - x[:, :3]).square().sum() / (x[:, :3] - x[:, :3].mean(0)).square().sum()
     assert missed < 0.05
-    z = torch.randn(4, 3)
-    torch.testing.assert_close(net.decode(z, batch[:4])[:, :3], z)  # the decoder keeps its own
 
 
 # Norms -----------------------------------------------------------------------------------------------------------

@@ -144,16 +144,18 @@ def test_what_is_known_after_fit(data: Data, fitted: CellNorm) -> None:
 
 
 def test_the_embedding_keeps_the_units_of_the_components(data: Data) -> None:
-    """With no step taken and its final frame undone it is the components less the shift of each batch."""
+    """With no step taken and its final frame undone it is nearly the components less the shift of each batch."""
     X, batch, _ = data
     model = quick(n_comps=8, n_latent=8, n_steps=0).fit(X, batch)
     assert model.front_ is not None
     codes = torch.from_numpy(np.unique(batch, return_inverse=True)[1])
     z = model.net_.unembed(torch.from_numpy(model.transform(X, batch) / model.scale_), codes).numpy() * model.scale_
-    moved = model.front_.project(X) - z
+    pcs = model.front_.project(X)
+    moved = pcs - z
     for b in model.batches_:
-        np.testing.assert_allclose(moved[batch == b], np.tile(moved[batch == b][0], (sum(batch == b), 1)), atol=1e-3)
-    assert np.ptp(moved, axis=0).max() > 0.1
+        own = batch == b
+        assert moved[own].var(0).sum() < 0.1 * pcs[own].var(0).sum()
+    assert np.ptp([moved[batch == b].mean(0) for b in model.batches_], axis=0).max() > 0.1
     scaled = quick(n_comps=8, n_latent=8, n_steps=0).fit(5 * X, batch).transform(5 * X, batch)
     np.testing.assert_allclose(scaled, 5 * model.transform(X, batch), rtol=1e-3, atol=1e-2)
 
@@ -560,14 +562,16 @@ def test_back_is_the_decoder_and_the_loadings(data: Data, fitted: CellNorm) -> N
 
 
 @pytest.mark.parametrize("n_comps", [8, None])
-def test_untrained_it_goes_there_and_back(n_comps: int | None, data: Data) -> None:
+@pytest.mark.parametrize(("strength", "left"), [(1.0, 0.05), (0.5, 1e-6)])
+def test_it_goes_there_and_back(n_comps: int | None, strength: float, left: float, data: Data) -> None:
+    """At full strength as near as the decoder comes; below, the embedding holds the components."""
     batch = data[1]
     X = data[0] if n_comps else data[0][:, :8]
-    model = quick(n_comps=n_comps, n_latent=8, n_steps=0).fit(X, batch)
+    model = quick(n_comps=n_comps, n_latent=8, n_hidden=64, strength=strength).fit(X, batch)
     expected = X if model.front_ is None else model.front_.lift(model.front_.project(X))
     back = model.inverse_transform(model.transform(X, batch), batch)
     assert back.dtype == np.float32
-    np.testing.assert_allclose(back, expected, atol=1e-3)
+    assert (back - expected).var(0).sum() < left * expected.var(0).sum()
 
 
 def test_without_labels_all_are_shown_as_the_largest_batch_would() -> None:

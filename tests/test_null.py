@@ -47,9 +47,10 @@ def test_a_trained_network_neither_moves_nor_separates_halves(model: CellNorm, s
     assert type(moved) is type(separated) is float
 
 
-def test_an_untrained_network_is_the_identity_and_moves_as_little() -> None:
+def test_a_network_that_has_just_started_moves_as_little() -> None:
     x = clouds([[100, 100]]).truth
-    net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=8, n_kinds=2, dropout=0.0))
+    net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=1, n_latent=10, n_hidden=64, n_kinds=2, dropout=0.0))
+    net.start(torch.from_numpy(x), torch.zeros(len(x), dtype=torch.int64))
     moved, separated = null_check(net, x, 0, 20, np.random.default_rng(0))
     assert moved < MOVED / 2
     assert separated < SEPARATED / 2
@@ -65,12 +66,13 @@ def test_halves_forced_apart_are_seen(model: CellNorm) -> None:
 
 
 def test_statistics_of_halves_without_matching_are_seen(model: CellNorm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the pairs say is exchanged for a wrong offset of the first layer."""
+    """What the pairs say is exchanged for a wrong offset of the input and of the hidden layer."""
 
     def wrong(x: Tensor, part: Tensor, pairs: Any, n_parts: int) -> Tensor:
         return torch.linspace(-3, 3, n_parts)[:, None].expand(-1, x.shape[1])
 
-    monkeypatch.setattr("cellnorm.autoencoder.matched_shift", wrong)
+    for module in ("autoencoder", "layers"):
+        monkeypatch.setattr(f"cellnorm.{module}.matched_shift", wrong)
     moved, separated = checked(model)
     assert moved > MOVED
     assert separated > SEPARATED

@@ -25,7 +25,7 @@ from cellnorm.output import reason
 
 __all__ = ["CONFIG", "FORMAT", "VERSION", "WEIGHTS", "looks_like", "read", "sealed"]
 
-FORMAT, VERSION = "cellnorm-model", 2
+FORMAT, VERSION = "cellnorm-model", 3
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 MOST_CONFIG = 2**26  # bytes, far above any real one; below what would trouble a machine that is asked to read it
 TYPES = {"F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}

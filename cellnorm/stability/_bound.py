@@ -1,11 +1,11 @@
 """How far a change of a cell can move its embedding at most, for each batch.
 
 With frozen statistics every norm is a fixed affine map and ReLU a factor between 0 and 1 per hidden unit. The encodings
-of two cells of one batch whose components differ by d therefore differ by (B + C diag(m) E) d for some m in [0, 1]^h: B
-the skip connection, C the last layer, E the first with the norm after it; through the axes of the final frame B and C
-are multiplied by these. The largest stretch over all m is bounded, not estimated: no pair of cells whatsoever is
-stretched by more. The offset that the final frame takes away varies from kind to kind of cell, which adds what
-`steepest_offset` bounds. At a strength below 1 all of this counts for that share, and the components for the rest.
+of two cells of one batch whose components differ by d therefore differ by C diag(m) E d for some m in [0, 1]^h: C the
+last layer, E the first with the norm after it; the axes of the final frame multiply C. At a strength below 1 this
+counts for that share and the components for the rest: (B + C diag(m) E) d, B being what passes unchanged. The largest
+stretch over all m is bounded, not estimated: no pair of cells whatsoever is stretched by more. The offset that the
+final frame takes away varies from kind to kind of cell, which adds what `steepest_offset` bounds.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def lipschitz(net: Autoencoder, batches: Sequence[int] | None = None) -> Floats:
     >>> from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
     >>> from cellnorm.stability import lipschitz
     >>> net = Autoencoder(AutoencoderConfig(n_features=10, n_batches=2, n_latent=4, n_hidden=8, n_kinds=2, dropout=0.1))
-    >>> lipschitz(net).round(3)  # it starts as the identity on the first components
-    array([1., 1.])
+    >>> lipschitz(net).round(3)  # before any training the encoder maps all cells to one point
+    array([0., 0.])
     """
     wanted = list(range(net.config.n_batches) if batches is None else batches)
     raw, framed = encoding_bounds(net, wanted)
@@ -99,8 +99,8 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
     Let C' = C / 2, B' = B + C E / 2 and m = (1 + s) / 2 with s in [-1, 1]^h. For every diagonal Λ for which
     K = I - C' Λ^-1 C'^T is positive definite, |(B' + C' diag(s) E) d|^2 <= d^T (E^T Λ E + B'^T K^-1 B') d. The largest
     eigenvalue of this matrix bounds the squared stretch, and Λ is chosen to make it small. This is what Fazlyab et al.
-    2019 (LipSDP) find by semidefinite programming, written out for one hidden layer and a skip connection. Any such Λ
-    gives a bound: nothing rests on how well the search for it went.
+    2019 (LipSDP) find by semidefinite programming, written out for one hidden layer and what passes beside it. Any such
+    Λ gives a bound: nothing rests on how well the search for it went.
 
     Parameters
     ----------
@@ -124,12 +124,12 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
     gamma = np.ones(len(var)) if norm.gamma is None else _array(norm.gamma)
     found = np.empty((len(frames), len(batches)))
     with one_thread():
-        for bounds, (frame, plain) in zip(found, frames, strict=True):
-            skip = (frame + plain * np.eye(width)) @ np.eye(width, net.config.n_features)
+        for bounds, (frame, passing) in zip(found, frames, strict=True):
+            beside = passing * np.eye(width, net.config.n_features)
             after, start = frame @ last, None
             for i, b in enumerate(batches):
                 before = (gamma / (spread[b] * np.sqrt(var + norm.eps)))[:, None] * first
-                bound, start = _largest_stretch(skip, after, before, start)
+                bound, start = _largest_stretch(beside, after, before, start)
                 bounds[i] = bound * SAFETY
     framed = found[1] if len(found) == 2 else np.minimum(found[1], 1 - strength + strength * found[2])
     return found[0], framed
@@ -191,15 +191,15 @@ def stretch(matrix: NDArray[np.floating]) -> float:
     return float(np.sqrt(np.linalg.eigvalsh(small)[-1]) * SAFETY)
 
 
-def _largest_stretch(skip: Floats, after: Floats, before: Floats, start: Floats | None) -> tuple[float, Floats]:
-    """Bound |skip + after diag(m) before| over all m in [0, 1]^h; and the logarithm of the Λ that gave it."""
+def _largest_stretch(beside: Floats, after: Floats, before: Floats, start: Floats | None) -> tuple[float, Floats]:
+    """Bound |beside + after diag(m) before| over all m in [0, 1]^h; and the logarithm of the Λ that gave it."""
     out, into = np.linalg.norm(after, axis=0), np.linalg.norm(before, axis=1)
     kept = out * into > NEGLIGIBLE * (out * into).max()
     rest = float((out * into)[~kept].sum())
     if not kept.any():
-        return stretch(skip) + rest, np.zeros(len(kept))
+        return stretch(beside) + rest, np.zeros(len(kept))
     half, before, balanced = after[:, kept] / 2, before[kept], np.log(out[kept] / into[kept])
-    centred = skip + half @ before
+    centred = beside + half @ before
     # the same factor for all units: far enough from where K is singular
     log_weight = balanced if start is None else start[kept]
     log_weight = log_weight + np.log(2 * np.linalg.eigvalsh((half / np.exp(log_weight)) @ half.T)[-1])
