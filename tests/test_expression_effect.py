@@ -142,7 +142,7 @@ class Weaker:
 
     def __init__(self, data: Data, strength: float) -> None:
         X = data.X[:, :N_SEEN]
-        self.model = CellNorm(n_latent=15, n_comps=15, n_steps=150, device="cpu", strength=strength).fit(X, data.batch)
+        self.model = CellNorm(n_latent=15, n_comps=15, device="cpu", strength=strength).fit(X, data.batch)
         self.z = self.model.transform(X, data.batch)
         self.effect = learn_effect(self.model, [Cells(lambda rows: data.X[rows], self.z, data.code)], data.positions)
 

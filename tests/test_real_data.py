@@ -24,7 +24,7 @@ def corrected(path: Path) -> ad.AnnData:
     """A data set with uncorrected components and the embedding; made once, not to be changed."""
     adata = ad.read_h5ad(path)
     cn.pp.prepare(adata, "batch")
-    cn.tl.correct(adata, "batch", n_steps=200, device="cpu")
+    cn.tl.correct(adata, "batch", device="cpu")
     return adata
 
 

@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 SAFETY = 1 + 1e-6
 # Hidden units that stretch by less than this share of the one that stretches most are bounded one by one.
 NEGLIGIBLE = 1e-9
+# No bound is smaller, so that what is divided by it is a number, be it that a network maps all cells to one point.
+LEAST = 1e-12
 # Exponent of the smooth stand-in for the largest eigenvalue; steps for the first batch, and for those that start there.
 SMOOTH, FIRST_STEPS, NEXT_STEPS = 60, 150, 50
 INFEASIBLE = 1e3
@@ -131,6 +133,7 @@ def encoding_bounds(net: Autoencoder, batches: Sequence[int]) -> tuple[Floats, F
                 before = (gamma / (spread[b] * np.sqrt(var + norm.eps)))[:, None] * first
                 bound, start = _largest_stretch(beside, after, before, start)
                 bounds[i] = bound * SAFETY
+    found = np.maximum(found, LEAST)
     framed = found[1] if len(found) == 2 else np.minimum(found[1], 1 - strength + strength * found[2])
     return found[0], framed
 

@@ -63,7 +63,8 @@ def label_radius(
     >>> from cellnorm.stability import reach_of
     >>> reference, labels = np.array([[0.0], [1.0], [5.0], [6.0]]), np.array(["B", "B", "T", "T"], object)
     >>> net = Autoencoder(AutoencoderConfig(n_features=1, n_batches=2, n_latent=1, n_hidden=8, n_kinds=2, dropout=0.1))
-    >>> z = np.array([[0.5], [3.0]])  # the net is the identity before it is trained
+    >>> _ = net.strength.fill_(0)  # the embedding is the features
+    >>> z = np.array([[0.5], [3.0]])
     >>> label_radius(z, reference, labels, 1, reach_of(net, z, np.array([0, 0]), 1.0)).round(3)
     array([2., 0.])
     """

@@ -117,6 +117,7 @@ def reach_of(net: Autoencoder, x: NDArray[np.floating], batch: NDArray[np.int64]
     >>> from cellnorm.autoencoder import Autoencoder, AutoencoderConfig
     >>> from cellnorm.stability import reach_of
     >>> net = Autoencoder(AutoencoderConfig(n_features=3, n_batches=2, n_latent=2, n_hidden=8, n_kinds=2, dropout=0.1))
+    >>> _ = net.strength.fill_(0)  # the embedding is the features
     >>> reach_of(net, np.zeros((2, 3)), np.array([0, 1]), 10.0).within(np.array([4.0, 5.0])).round(3)
     array([4., 5.])
     """
